@@ -22,6 +22,12 @@ def questions(references: Iterable[Sequence[int]]) -> list[Question]:
     return [Question(PROMPT.format(x=x, y=y), GRAMMAR) for x, y in references]
 
 
+def answer(metres: float) -> str:
+    """The text of a right answer, as the training data has it (DepthLM's think sentence; VLM³'s is not published)."""
+    think = f"<think> The point is around {metres:.2f} meters away from the camera. </think>"
+    return f"{think}\n\n<answer> {metres:.2f} </answer>"
+
+
 def parse(text: str) -> float | Refusal:
     """Metres > 0 (ray length or depth along Z: not published, see the setting depth.answer), or a Refusal."""
     values = GRAMMAR.read(text)

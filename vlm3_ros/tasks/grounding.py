@@ -45,6 +45,12 @@ def question(labels: Sequence[str]) -> Question:
     return Question(PROMPT.format(labels=", ".join(labels)), GRAMMAR, MAX_TOKENS)
 
 
+def answer(boxes: Sequence[Box2D]) -> str:
+    """The text of a right answer."""
+    items = [{"bbox_2d": [round(c) for c in (b.x1, b.y1, b.x2, b.y2)], "label": b.label} for b in boxes]
+    return json.dumps(items, ensure_ascii=False)
+
+
 def parse(text: str, labels: Sequence[str], duplicate_iou: float = 0.9) -> list[Box2D] | Refusal:
     """The boxes of an answer, nothing else: only asked labels, duplicates merged, cut JSON read as far as it goes.
 

@@ -23,6 +23,11 @@ def questions(references: Iterable[Sequence[int]], think: bool = False) -> list[
     return [Question(PROMPT.format(x=x, y=y) + suffix, GRAMMAR, max_tokens) for x, y in references]
 
 
+def answer(x: int, y: int) -> str:
+    """The text of a right answer."""
+    return f"({x}, {y})"
+
+
 def parse(text: str) -> tuple[float, float] | Refusal:
     """Reference (x, y) in the second image, both in [0, 1000], or a Refusal."""
     values = GRAMMAR.read(without_think(text))

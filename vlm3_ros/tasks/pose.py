@@ -46,6 +46,20 @@ class PoseAnswer:
     distance_m: float
 
 
+def answers(pose: PoseAnswer) -> tuple[str, str, str, str]:
+    """The texts of right answers to QUESTIONS."""
+    yaw, pitch, roll = pose.yaw_pitch_roll_deg
+    x, y, z = pose.direction
+    axes = (("left", "right", x), ("up", "down", y), ("backward", "forward", z))
+    words = [(low if value < 0 else high) for low, high, value in axes if abs(value) > 0.3]
+    return (
+        f"Rotation angle: {pose.angle_deg:.1f} degrees",
+        f"Yaw={yaw:+.1f}°, Pitch={pitch:+.1f}°, Roll={roll:+.1f}°",
+        f"The camera moves {', '.join(words)}, unit vector ({x:+.2f}, {y:+.2f}, {z:+.2f}).",
+        f"Translation distance: {pose.distance_m:.2f} meters",
+    )
+
+
 def parse(texts: Sequence[str]) -> PoseAnswer | Refusal:
     """Read the answers to QUESTIONS, in that order; a Refusal as soon as one has no usable value."""
     values = []

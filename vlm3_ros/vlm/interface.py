@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from vlm3_ros.tasks import Question
+from vlm3_ros.vlm.distribution import Distribution
 
 
 class ModelError(RuntimeError):
@@ -24,17 +25,6 @@ class Picture:
     size: tuple[int, int]  # (width, height), multiples of 32
 
 
-@dataclass(frozen=True, eq=False)
-class Distribution:
-    """What a number in an answer could have been: values with their probabilities, in rising order of value.
-
-    The probabilities sum to at most 1; what is missing was too unlikely to follow up.
-    """
-
-    values: np.ndarray  # [K]
-    probabilities: np.ndarray  # [K]
-
-
 @dataclass(frozen=True)
 class Answer:
     """The text of a greedy answer and how sure the model was of it."""
@@ -42,6 +32,7 @@ class Answer:
     text: str
     probability: float  # of the text given the question: the product over its tokens, in [0, 1]
     numbers: tuple[Distribution, ...] = field(default=())  # one per number of the grammar; empty where not measured
+    tokens: int = 0  # length of the answer, the token that ends it included; 0 where not known
 
 
 class View(Protocol):

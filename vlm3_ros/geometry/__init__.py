@@ -1,0 +1,1 @@
+"""What answers become: depth maps, clouds, camera motion and 3D boxes."""

@@ -1,0 +1,40 @@
+"""A coloured point cloud from a depth map."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vlm3_ros.camera import Camera
+
+POINT = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4")])  # 16 bytes; rgb is 0x00RRGGBB
+
+
+def coloured(
+    depth: np.ndarray,
+    image: np.ndarray,
+    camera: Camera,
+    stride: int = 1,
+    min_m: float = 0.0,
+    max_m: float = np.inf,
+    keep: np.ndarray | None = None,
+) -> np.ndarray:
+    """Points [N] of dtype POINT in camera axes, one for each known pixel of every ``stride``-th column and row.
+
+    ``depth`` float32 [height, width] in metres along Z, NaN unknown; ``image`` uint8 [height, width, 3] RGB;
+    ``camera`` at their size; ``keep`` bool [height, width] further limits the pixels used.
+    """
+    z = depth[::stride, ::stride]
+    used = (z >= min_m) & (z <= max_m)  # NaN compares as False
+    if keep is not None:
+        used &= keep[::stride, ::stride]
+    rows, columns = np.nonzero(used)
+    z = z[rows, columns]
+    x_ray = ((np.arange(0, depth.shape[1], stride) - camera.cx) / camera.fx).astype(np.float32)
+    y_ray = ((np.arange(0, depth.shape[0], stride) - camera.cy) / camera.fy).astype(np.float32)
+    points = np.empty(len(z), POINT)
+    points["x"] = x_ray[columns] * z
+    points["y"] = y_ray[rows] * z
+    points["z"] = z
+    rgb = image[rows * stride, columns * stride].astype(np.uint32)
+    points["rgb"] = rgb[:, 0] << 16 | rgb[:, 1] << 8 | rgb[:, 2]
+    return points

@@ -1,0 +1,177 @@
+"""A dense depth map from the depth of a grid of pixels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+from scipy.ndimage import distance_transform_edt
+
+BORDER = 0.2  # distance of the outermost grid points from the image border, in grid steps
+LOOK_PX = 1.0  # standard deviation of the blur before colours are compared, in pixels
+LOOK_LAB = 15.0  # colour difference (CIE Lab) that counts as much as one grid step of distance
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Pixels to ask in an image of ``width`` × ``height``: ``columns`` × ``rows`` of them, evenly spread."""
+
+    width: int
+    height: int
+    columns: int
+    rows: int
+
+    @classmethod
+    def of(cls, width: int, height: int, points: int) -> Grid:
+        """About ``points`` grid points (at least 2 × 2, at most one a pixel) with cells as square as they can be."""
+        columns = min(width, max(2, round(math.sqrt(points * width / height))))
+        rows = min(height, max(2, round(points / columns)))
+        return cls(width, height, columns, rows)
+
+    @cached_property
+    def u(self) -> np.ndarray:
+        """Pixel columns [C] of the grid points."""
+        return _nodes(self.columns, self.width)
+
+    @cached_property
+    def v(self) -> np.ndarray:
+        """Pixel rows [R] of the grid points."""
+        return _nodes(self.rows, self.height)
+
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """Grid points [R · C, 2] as (u, v), row by row."""
+        return np.stack(np.meshgrid(self.u, self.v), axis=-1).reshape(-1, 2)
+
+    @cached_property
+    def coarse_first(self) -> np.ndarray:
+        """Order [R · C] in which to ask, so that wherever it is cut the points asked so far are evenly spread."""
+        i, j = np.indices((self.rows, self.columns))
+        stride = np.minimum(_stride(i), _stride(j))
+        return np.argsort(-stride, axis=None, kind="stable")
+
+
+@dataclass(frozen=True, eq=False)
+class DepthMap:
+    """Depth along Z in metres (NaN unknown) and confidence in [0, 1] (0 where unknown), both float32 [height, width]."""
+
+    depth: np.ndarray
+    confidence: np.ndarray
+
+
+def densify(
+    grid: Grid, depth: np.ndarray, confidence: np.ndarray, image: np.ndarray, edge_ratio: float = 1.4
+) -> DepthMap:
+    """Depth between grid points.
+
+    Inside surfaces, bilinear in inverse depth, in which planes stay planes. Where the four points around a pixel
+    differ by more than ``edge_ratio`` there is a depth edge: the pixel takes one of the four, the one it is near to
+    and looks most like, never a value in between (no flying pixels). Points without an answer are bridged from their
+    neighbours as far as about one and a half times the spacing of the answers; beyond, depth is unknown.
+
+    Confidence is that of the nearest answers, falling with the distance to them: half at one grid step, and halved
+    again on the two sides of a depth edge that differ by a factor of two.
+
+    ``depth`` [R · C] in metres along Z, NaN where unanswered; ``confidence`` [R · C] in [0, 1]; ``image`` uint8
+    [height, width, 3] at the grid's size.
+    """
+    shape = grid.rows, grid.columns
+    inverse = 1.0 / depth.reshape(shape).astype(np.float32)
+    answered = np.isfinite(inverse)
+    if not answered.any():
+        unknown = np.full((grid.height, grid.width), np.nan, np.float32)
+        return DepthMap(unknown, np.zeros_like(unknown))
+    gap, nearest = distance_transform_edt(~answered, return_indices=True)
+    inverse = inverse[tuple(nearest)]
+    reach = 1.5 * math.sqrt(answered.size / answered.sum())
+
+    x, y = _Axis.of(grid.u, grid.width), _Axis.of(grid.v, grid.height)
+    dense = y.interpolate(x.interpolate(inverse.T).T)
+    near, far = _extremes(inverse, x, y)
+    edge = near > far * edge_ratio
+    _take_sides(dense, edge, inverse, image, x, y)
+
+    trust = np.where(answered, confidence.reshape(shape), 0.0).astype(np.float32)[tuple(nearest)]
+    steps = np.hypot(y.offset[:, None], x.offset) + y.interpolate(x.interpolate(gap.astype(np.float32).T).T)
+    sure = y.interpolate(x.interpolate(trust.T).T) / (1.0 + steps**2) * np.where(edge, far / near, 1.0)
+    unknown = y.interpolate(x.interpolate((gap > reach).astype(np.float32).T).T) > 0.5
+    return DepthMap(
+        np.where(unknown, np.nan, 1.0 / np.maximum(dense, 1e-6)).astype(np.float32),
+        np.where(unknown, 0.0, np.clip(sure, 0.0, 1.0)).astype(np.float32),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Axis:
+    """Where the pixels of one image axis lie between the grid points of that axis."""
+
+    matrix: np.ndarray  # [pixels, points]: linear interpolation, a little extrapolation at both borders
+    before: np.ndarray  # [pixels] index of the grid point before
+    after: np.ndarray  # [pixels] index of the grid point after
+    fraction: np.ndarray  # [pixels] of the way from before to after, slightly outside [0, 1] at the borders
+
+    @classmethod
+    def of(cls, nodes: np.ndarray, size: int) -> _Axis:
+        if len(nodes) == 1:
+            zero = np.zeros(size, int)
+            return cls(np.ones((size, 1), np.float32), zero, zero, np.zeros(size, np.float32))
+        pixel = np.arange(size)
+        before = np.clip(np.searchsorted(nodes, pixel, side="right") - 1, 0, len(nodes) - 2)
+        fraction = ((pixel - nodes[before]) / (nodes[before + 1] - nodes[before])).astype(np.float32)
+        matrix = np.zeros((size, len(nodes)), np.float32)
+        matrix[pixel, before] = 1.0 - fraction
+        matrix[pixel, before + 1] = fraction
+        return cls(matrix, before, before + 1, fraction)
+
+    def interpolate(self, values: np.ndarray) -> np.ndarray:
+        """[points, M] to [pixels, M]."""
+        return self.matrix @ values
+
+    @property
+    def offset(self) -> np.ndarray:
+        """Distance [pixels] to the nearest grid point, in grid steps."""
+        return np.minimum(np.abs(self.fraction), np.abs(1.0 - self.fraction))
+
+
+def _nodes(count: int, size: int) -> np.ndarray:
+    if count == 1:
+        return np.array([(size - 1) / 2])
+    return (np.arange(count) + BORDER) / (count - 1 + 2 * BORDER) * size - 0.5
+
+
+def _stride(index: np.ndarray) -> np.ndarray:
+    """Largest power of two (64 at most) that divides each index."""
+    return np.where(index == 0, 64, np.minimum(index & -index, 64))
+
+
+def _extremes(inverse: np.ndarray, x: _Axis, y: _Axis) -> tuple[np.ndarray, np.ndarray]:
+    """Largest and smallest inverse depth [height, width] of the four grid points around each pixel."""
+    corners = [inverse[np.ix_(j, i)] for j in (y.before, y.after) for i in (x.before, x.after)]
+    return np.maximum.reduce(corners), np.minimum.reduce(corners)
+
+
+def _take_sides(
+    dense: np.ndarray, edge: np.ndarray, inverse: np.ndarray, image: np.ndarray, x: _Axis, y: _Axis
+) -> None:
+    """Give each pixel of ``edge`` the inverse depth of the surrounding grid point it is near to and looks most like."""
+    rows, columns = np.nonzero(edge)
+    if not len(rows):
+        return
+    look = cv2.cvtColor(cv2.GaussianBlur(image, (0, 0), LOOK_PX), cv2.COLOR_RGB2LAB).astype(np.float32)
+    best = np.full(len(rows), np.inf, np.float32)
+    for j, dy in ((y.before, y.fraction), (y.after, 1.0 - y.fraction)):
+        for i, dx in ((x.before, x.fraction), (x.after, 1.0 - x.fraction)):
+            node = _pixel_of(j, y)[rows], _pixel_of(i, x)[columns]
+            unlike = ((look[rows, columns] - look[node]) ** 2).sum(-1) / LOOK_LAB**2
+            cost = unlike + 4.0 * (dy[rows] ** 2 + dx[columns] ** 2)
+            better = cost < best
+            best = np.where(better, cost, best)
+            dense[rows[better], columns[better]] = inverse[j[rows[better]], i[columns[better]]]
+
+
+def _pixel_of(nodes: np.ndarray, axis: _Axis) -> np.ndarray:
+    """Pixel [pixels] at which the grid point of each entry lies."""
+    return axis.matrix.argmax(axis=0)[nodes]

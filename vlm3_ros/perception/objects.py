@@ -1,0 +1,62 @@
+"""Objects: names → 2D boxes → depth in and around each → 3D boxes; and free spatial questions about regions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vlm3_ros.camera import from_references, to_references, unified
+from vlm3_ros.config import Config
+from vlm3_ros.geometry import boxes
+from vlm3_ros.geometry.boxes import Box3D
+from vlm3_ros.perception.depth import ask_depth
+from vlm3_ros.perception.scene import Samples
+from vlm3_ros.perception.sight import Sight
+from vlm3_ros.tasks import Refusal, grounding, objects
+from vlm3_ros.vlm import Answer
+
+
+def perceive_objects(sight: Sight, config: Config, scene_samples: Samples | None) -> list[Box3D] | None:
+    """The things with configured names as boxes in camera axes; None if the model gave no list at all.
+
+    ``scene_samples`` of the whole frame, where there are any, tell which way is up.
+    """
+    settings, camera = config.objects, sight.frame.camera
+    view, seen = sight.look("grounding", lambda c: unified(c, grounding.FOCAL, config.camera.max_tokens))
+    (answer,) = sight.ask(view, [grounding.question(settings.labels)])
+    assert answer is not None  # without a budget every question is answered
+    found = grounding.parse(answer.text, settings.labels)
+    if isinstance(found, Refusal):
+        sight.tally.refuse(found)
+        return None
+    found = found[: settings.max_boxes]
+    if not found:
+        return []
+
+    corners = [[(box.x1, box.y1), (box.x2, box.y2)] for box in found]
+    corners = seen.pixels_in(camera, from_references(corners, seen.size, grounding.BINS)).reshape(-1, 4)
+    asked = [boxes.sample_pixels(*box, *camera.size, settings.points) for box in corners]
+    samples = ask_depth(sight, config, np.concatenate([pixels for pixels, _ in asked]))
+    split = np.cumsum([len(pixels) for pixels, _ in asked])[:-1]
+    up = None if scene_samples is None else boxes.up_from_floor(scene_samples.points(camera))
+    lifted = []
+    for box, points, (_, inside) in zip(found, np.split(samples.points(camera), split), asked, strict=True):
+        known = np.isfinite(points).all(axis=-1)
+        fitted = boxes.fit_box(box.label, answer.probability, points[known], inside[known], up)
+        if isinstance(fitted, Refusal):
+            sight.tally.refuse(fitted)
+        else:
+            lifted.append(fitted)
+    return lifted
+
+
+def ask_about(sight: Sight, config: Config, text: str, regions: Sequence[Sequence[float]]) -> Answer:
+    """Ask a spatial question; ``<region N>`` is the Nth of ``regions``, x1 y1 x2 y2 in pixels of the image."""
+    camera = sight.frame.camera
+    view, seen = sight.look("objects", lambda c: unified(c, objects.FOCAL, config.camera.max_tokens))
+    corners = np.reshape(np.asarray(regions, float), (-1, 2))
+    references = to_references(camera.pixels_in(seen, corners), seen.size, objects.BINS).reshape(-1, 4)
+    (answer,) = sight.ask(view, [objects.free(text, [tuple(r) for r in references.tolist()])])
+    assert answer is not None
+    return answer

@@ -1,0 +1,64 @@
+"""The pipeline: a frame in, a scene out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from vlm3_ros.config import Config
+from vlm3_ros.perception.depth import perceive_depth
+from vlm3_ros.perception.matches import perceive_matches
+from vlm3_ros.perception.objects import ask_about, perceive_objects
+from vlm3_ros.perception.pose import Track, perceive_pose
+from vlm3_ros.perception.scene import Frame, Scene, Tally
+from vlm3_ros.perception.sight import Sight
+from vlm3_ros.vlm import Answer
+from vlm3_ros.vlm.models import Models
+
+
+class Perception:
+    """Perceives frame after frame, of one or several cameras.
+
+    Holds what must outlive a frame: the previous frame of every camera, and its keyframe and odometry. ``config`` may
+    be replaced between frames. Not thread-safe: one thread perceives.
+    """
+
+    def __init__(self, config: Config, models: Models):
+        self.config = config
+        self._models = models
+        self._previous: dict[str, Frame] = {}
+        self._tracks: dict[str, Track] = {}
+
+    def perceive(self, frame: Frame, wanted: Collection[str]) -> Scene:
+        """Perceive what is ``wanted`` (of config.TASKS) in a frame. Raises ModelError if a model cannot answer."""
+        scene = Scene(frame)
+        timed = scene.tally.timed
+        with self._models.frame() as looks:
+            sight = Sight(frame, looks, scene.tally)
+            if "depth" in wanted:
+                with timed("depth"):
+                    scene.depth = perceive_depth(sight, self.config)
+            if "objects" in wanted:
+                with timed("objects"):
+                    samples = scene.depth.samples if scene.depth else None
+                    scene.objects = perceive_objects(sight, self.config, samples)
+            if "matches" in wanted and frame.source in self._previous:
+                with timed("matches"):
+                    scene.matches = perceive_matches(sight, self._previous[frame.source], self.config)
+            if "pose" in wanted:
+                with timed("pose"):
+                    track = self._tracks.get(frame.source)
+                    scene.pose, self._tracks[frame.source] = perceive_pose(sight, track, self.config)
+            else:
+                self._tracks.pop(frame.source, None)  # a chain with a gap is no odometry
+        self._previous[frame.source] = frame
+        return scene
+
+    def ask(self, frame: Frame, text: str, regions: Sequence[Sequence[float]] = ()) -> Answer:
+        """Ask a spatial question; ``<region N>`` is the Nth of ``regions``, x1 y1 x2 y2 in pixels of the image."""
+        with self._models.frame() as looks:
+            return ask_about(Sight(frame, looks, Tally()), self.config, text, regions)
+
+    def forget(self, source: str) -> None:
+        """Start anew with a camera: its time jumped back, or it now shows another kind of picture."""
+        self._previous.pop(source, None)
+        self._tracks.pop(source, None)

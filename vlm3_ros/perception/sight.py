@@ -1,0 +1,57 @@
+"""One frame in front of the models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from vlm3_ros.camera import Camera
+from vlm3_ros.perception.scene import Frame, Tally
+from vlm3_ros.tasks import Question
+from vlm3_ros.vlm import Answer, Picture, View
+from vlm3_ros.vlm.models import Looks
+
+Fit = Callable[[Camera], Camera]  # the size at which a task wants to see a camera's images
+
+
+class Sight:
+    """Shows a frame to the model of a task, at the size the task wants, and counts what is asked.
+
+    Tasks that want the same size share the picture, so that those on one checkpoint share its look as well.
+    """
+
+    def __init__(self, frame: Frame, looks: Looks, tally: Tally):
+        self.frame = frame
+        self.tally = tally
+        self._looks = looks
+        self._pictures: dict[tuple[Frame, tuple[int, int]], Picture] = {}
+
+    def look(self, task: str, fit: Fit) -> tuple[View, Camera]:
+        """The model's view of the frame, and the camera through which it sees it."""
+        picture, seen = self._picture(self.frame, fit)
+        return self._looks.look(task, [picture]), seen
+
+    def look_at_two(self, task: str, first: Frame, fit: Fit) -> tuple[View, Camera, Camera]:
+        """The model's view of an earlier frame and this one, and the cameras through which it sees them."""
+        (picture_1, seen_1), (picture_2, seen_2) = self._picture(first, fit), self._picture(self.frame, fit)
+        return self._looks.look(task, [picture_1, picture_2]), seen_1, seen_2
+
+    def ask(self, view: View, questions: list[Question], budget_s: float | None = None) -> list[Answer | None]:
+        """Ask and count."""
+        self.tally.asked += len(questions)
+        return view.ask(questions, budget_s)
+
+    def _picture(self, frame: Frame, fit: Fit) -> tuple[Picture, Camera]:
+        seen = fit(frame.camera)
+        picture = self._pictures.setdefault((frame, seen.size), Picture(frame.image, seen.size))
+        return picture, seen
+
+
+def shown(frame: Frame, pixels: np.ndarray) -> np.ndarray:
+    """Which of the pixels [N, 2] the raw image behind a rectified frame really shows: bool [N]."""
+    if frame.valid is None:
+        return np.ones(len(pixels), bool)
+    column, row = np.rint(np.asarray(pixels)).astype(int).T
+    height, width = frame.valid.shape
+    return frame.valid[row.clip(0, height - 1), column.clip(0, width - 1)]

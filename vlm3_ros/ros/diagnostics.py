@@ -1,0 +1,142 @@
+"""What the node says about itself once a second on /diagnostics."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.node import Node
+
+from vlm3_ros.perception import Scene
+from vlm3_ros.ros.stream import Stream
+from vlm3_ros.vlm.models import ModelStatus
+
+RECENT_S = 10.0  # an error is what a camera reports for this long
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+
+
+@dataclass
+class CameraRecord:
+    """What happened to the frames of one camera since the node was activated. Safe to use from several threads."""
+
+    perceived: int = 0
+    refused: int = 0  # frames that could not be used: image, calibration
+    failed: int = 0  # frames on which a model or the code failed
+    late: int = 0  # frames older than one already seen
+    resets: int = 0  # jumps back in time
+    poses: int = 0
+    asked: int = 0
+    refused_answers: Counter[str] = field(default_factory=Counter)
+    stage_ms: dict[str, float] = field(default_factory=dict)
+    age_ms: float = 0.0  # of the last frame, from its stamp to its outputs
+    last_error: str = ""
+    last_error_time: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, scene: Scene, age_ms: float) -> None:
+        """Count a perceived frame."""
+        with self.lock:
+            self.perceived += 1
+            self.poses += scene.pose is not None
+            self.asked += scene.tally.asked
+            self.refused_answers.update({reason.value: n for reason, n in scene.tally.refused.items()})
+            self.stage_ms.update({stage: seconds * 1e3 for stage, seconds in scene.tally.seconds.items()})
+            self.age_ms = age_ms
+
+    def error(self, kind: str, text: str) -> None:
+        """Count a frame that gave nothing; ``kind`` is ``refused`` or ``failed``."""
+        with self.lock:
+            setattr(self, kind, getattr(self, kind) + 1)
+            self.last_error, self.last_error_time = text, time.monotonic()
+
+
+class Reporter:
+    """Publishes the state of the node, of each camera and of each model."""
+
+    def __init__(self, node: Node):
+        self._node = node
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._counts: dict[str, tuple[float, float]] = {}  # name: (count, time) at the last report
+
+    def publish(
+        self,
+        state: str,
+        fault: str,
+        cameras: Sequence[tuple[Stream, CameraRecord]],
+        models: Sequence[ModelStatus],
+        camera_timeout_s: float,
+    ) -> None:
+        """One message; ``fault`` says why the node is not configured."""
+        message = DiagnosticArray()
+        message.header.stamp = self._node.get_clock().now().to_msg()
+        name = self._node.get_fully_qualified_name()
+        message.status = [_status(name, ERROR if fault else OK, fault or state, {"state": state})]
+        for stream, record in cameras:
+            level, text = _camera_health(stream, record, camera_timeout_s)
+            about = f"{name}: camera {stream.name or stream.image_topic}"
+            message.status.append(_status(about, level, text, self._camera_values(stream, record)))
+        for model in models:
+            text = "loaded" if model.loaded else "not loaded"
+            message.status.append(_status(f"{name}: model {model.name}", OK, text, self._model_values(model)))
+        self._publisher.publish(message)
+
+    def _camera_values(self, stream: Stream, record: CameraRecord) -> dict[str, object]:
+        with record.lock:
+            return {
+                "images in": stream.received,
+                "images/s in": self._rate(f"{stream.name} in", stream.received),
+                "frames perceived": record.perceived,
+                "frames/s out": self._rate(f"{stream.name} out", record.perceived),
+                "dropped for a newer one": stream.dropped,
+                "refused": record.refused,
+                "failed": record.failed,
+                "late": record.late,
+                "time jumps": record.resets,
+                "poses": record.poses,
+                "age of the last frame (ms)": record.age_ms,
+                "questions": record.asked,
+                "questions/s": self._rate(f"{stream.name} questions", record.asked),
+                **{f"{stage} (ms)": ms for stage, ms in record.stage_ms.items()},
+                **{f"answers {reason}": count for reason, count in record.refused_answers.items()},
+                "last error": record.last_error,
+            }
+
+    def _model_values(self, model: ModelStatus) -> dict[str, object]:
+        return {
+            "tasks": ", ".join(model.tasks),
+            "memory (GB)": model.memory_bytes / 1e9,
+            "loads": model.loads,
+            "looks": model.looks,
+            "questions": model.questions,
+            "tokens": model.tokens,
+            "tokens/s": self._rate(f"tokens {model.name}", model.tokens),
+        }
+
+    def _rate(self, name: str, count: float) -> float:
+        """Growth per second of a count since the last report."""
+        now = time.monotonic()
+        before, then = self._counts.get(name, (count, now))
+        self._counts[name] = count, now
+        return (count - before) / (now - then) if now > then else 0.0
+
+
+def _camera_health(stream: Stream, record: CameraRecord, timeout_s: float) -> tuple[bytes, str]:
+    silent = time.monotonic() - stream.last_arrival
+    with record.lock:
+        if record.last_error and time.monotonic() - record.last_error_time < RECENT_S:
+            return ERROR, record.last_error
+    if silent > timeout_s:
+        return WARN, f"no image on {stream.image_topic} for {silent:.0f} s"
+    return OK, "perceiving"
+
+
+def _status(name: str, level: bytes, message: str, values: Mapping[str, object]) -> DiagnosticStatus:
+    shown = [
+        KeyValue(key=key, value=f"{value:.3g}" if isinstance(value, float) else str(value))
+        for key, value in values.items()
+    ]
+    return DiagnosticStatus(level=level, name=name, message=message, values=shown)

@@ -1,0 +1,304 @@
+"""The vlm3 node: camera images in, depth, clouds, poses and objects out."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+import numpy as np
+import rclpy
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from sensor_msgs.msg import CompressedImage, Image
+
+from vlm3_ros.camera import CalibrationError
+from vlm3_ros.config import Config, ConfigError
+from vlm3_ros.perception import Perception, Scene
+from vlm3_ros.ros import diagnostics, messages
+from vlm3_ros.ros.ask import AskService
+from vlm3_ros.ros.images import ImageError
+from vlm3_ros.ros.logging import forward_logging
+from vlm3_ros.ros.outputs import Outputs
+from vlm3_ros.ros.parameters import Parameters
+from vlm3_ros.ros.stream import NotYet, Stream
+from vlm3_ros.ros.transforms import MountError, Transforms
+from vlm3_ros.ros.worker import Worker
+from vlm3_ros.srv import Ask
+from vlm3_ros.vlm import ModelError
+from vlm3_ros.vlm.factory import models_for
+from vlm3_ros.vlm.models import Models
+
+JUMP_NS = 10**9  # a stamp this much older than the last one is a jump back in time, not a late frame
+LOG_EVERY_S = 10.0  # the same complaint is logged this often at most
+STOP_S = 10.0  # at shutdown the frame in hand gets this long to end
+
+Transition = Callable[["Vlm3Node", LifecycleState], TransitionCallbackReturn]
+
+
+def _said(transition: Transition) -> Transition:
+    """rclpy swallows what a transition raises; say it before it does."""
+
+    @functools.wraps(transition)
+    def run(node: Vlm3Node, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return transition(node, state)
+        except Exception:
+            node.get_logger().error(f"{transition.__name__} failed: {traceback.format_exc()}")
+            raise
+
+    return run
+
+
+class Vlm3Node(LifecycleNode):
+    """Wires topics to the perception pipeline.
+
+    configure: models are checked and outputs advertised; activate: subscriptions and the worker thread; deactivate
+    and cleanup undo them and free the GPU. With node.autostart the first two happen by themselves.
+    """
+
+    def __init__(self, **kwargs: object):
+        super().__init__("vlm3", **kwargs)
+        forward_logging(self)
+        self._wake = threading.Condition()
+        self._settings = Parameters(self, self._on_settings)
+        self._worker = Worker(self._wake, self._perceive)
+        self._fault = ""  # why the node is not configured
+        self._models: Models | None = None
+        self._perception: Perception | None = None
+        self._transforms: Transforms | None = None
+        self._outputs: dict[str, Outputs] = {}
+        self._streams: dict[str, Stream] = {}
+        self._records: dict[str, diagnostics.CameraRecord] = {}
+        self._last_stamp: dict[str, int] = {}
+        self._logged: dict[str, float] = {}
+        # Steady, so that it also runs while a simulated clock stands still.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._reporter = diagnostics.Reporter(self)
+        self.create_timer(1.0, self._report, clock=steady)
+        self._ask = AskService(self, self._answer, self._worker, steady)
+        if self.config.node.autostart:
+            self._autostart = self.create_timer(0.0, self._start, clock=steady)
+
+    @property
+    def config(self) -> Config:
+        """The settings as they are now."""
+        return self._settings.config
+
+    # ---------------------------------------------------------------------------------------------- lifecycle
+
+    @_said
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Check the models, advertise the outputs."""
+        try:
+            self._models = models_for(self.config)
+        except ModelError as error:
+            self._fault = str(error)
+            self.get_logger().error(f"not configured: {error}")
+            return TransitionCallbackReturn.FAILURE
+        self._fault = ""
+        self._perception = Perception(self.config, self._models)
+        self._transforms = Transforms(self)
+        self._outputs = {name: Outputs(self, name) for name in self.config.node.cameras}
+        return super().on_configure(state)
+
+    @_said
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Subscribe and start to perceive."""
+        cameras = self.config.node.cameras
+        self._records = {name: diagnostics.CameraRecord() for name in cameras}
+        self._last_stamp = {}
+        self._streams = {name: Stream(self, name, self.config, self._wake) for name in cameras}
+        self._worker.start(list(self._streams.values()))
+        topics = ", ".join(stream.image_topic for stream in self._streams.values())
+        self.get_logger().info(f"perceiving {', '.join(self.config.node.tasks)} of {topics}")
+        return super().on_activate(state)
+
+    @_said
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Finish the frame in hand and unsubscribe."""
+        self._worker.stop()
+        self._close_streams()
+        return super().on_deactivate(state)
+
+    @_said
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Give back the models and the topics."""
+        self._release()
+        return super().on_cleanup(state)
+
+    @_said
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop in whatever state the node is."""
+        self.stop()
+        return super().on_shutdown(state)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Go back to unconfigured after a transition that raised."""
+        self.stop()
+        return TransitionCallbackReturn.SUCCESS
+
+    def stop(self) -> None:
+        """End the worker and give everything back, in whatever state the node is."""
+        if self._worker.stop(STOP_S):
+            self._release()
+
+    def _start(self) -> None:
+        self._autostart.cancel()
+        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            self.trigger_activate()
+
+    def _close_streams(self) -> None:
+        for stream in self._streams.values():
+            stream.close()
+        self._streams = {}
+
+    def _release(self) -> None:
+        self._close_streams()
+        for outputs in self._outputs.values():
+            outputs.close()
+        self._outputs = {}
+        if self._transforms is not None:
+            self._transforms.close()
+        if self._models is not None:
+            self._models.close()
+        self._models = self._perception = self._transforms = None
+
+    def _on_settings(self, config: Config) -> None:
+        if self._perception is not None:
+            self._perception.config = config  # taken up with the next frame
+
+    # ------------------------------------------------------------------------------- one frame, worker thread
+
+    def _perceive(self, stream: Stream, message: Image | CompressedImage) -> None:
+        """Whatever is wrong with one frame is counted and said; the next frame gets its chance."""
+        record = self._records[stream.name]
+        try:
+            wanted = self._wanted(stream.name)
+            if not wanted or not self._in_order(stream.name, messages.nanoseconds(message.header), record):
+                return
+            scene = self._perception.perceive(stream.frame(message), wanted)
+            self._publish(stream.name, scene)
+            record.add(scene, (self.get_clock().now().nanoseconds - scene.frame.stamp) / 1e6)
+            self._say_refusals(stream.name, scene)
+        except NotYet as missing:
+            self._complain(record, "refused", str(missing))
+        except ImageError as error:
+            self._complain(record, "refused", f"{stream.image_topic}: {error}")
+        except (CalibrationError, MountError) as error:
+            self._complain(record, "refused", str(error))
+        except ModelError as error:
+            self._complain(record, "failed", str(error))
+        except Exception as error:  # a frame must never end the node
+            self._complain(record, "failed", f"{type(error).__name__}: {error}")
+            self.get_logger().debug(traceback.format_exc())
+
+    def _wanted(self, name: str) -> set[str]:
+        """The tasks whose results somebody uses."""
+        wanted = self._outputs[name].tasks()
+        if self.config.pose.publish_tf:
+            wanted.add("pose")
+        return wanted & set(self.config.node.tasks)
+
+    def _in_order(self, name: str, stamp: int, record: diagnostics.CameraRecord) -> bool:
+        """Whether a frame is newer than the last one; a jump back in time starts the camera anew."""
+        last = self._last_stamp.get(name, stamp - 1)
+        if last - JUMP_NS < stamp <= last:
+            record.late += 1
+            return False
+        if stamp <= last:
+            record.resets += 1
+            self.get_logger().warning(
+                f"camera {name!r}: time jumped back by {(last - stamp) / 1e9:.1f} s (a bag that starts over?); "
+                "odometry and matching start anew"
+            )
+            self._perception.forget(name)
+        self._last_stamp[name] = stamp
+        return True
+
+    def _publish(self, name: str, scene: Scene) -> None:
+        outputs, settings = self._outputs[name], self.config.pose
+        outputs.publish(scene, self.config.cloud)
+        if scene.pose is None:
+            return
+        # Every camera starts at the origin of an odom frame of its own.
+        odom = f"{name}_{settings.odom_frame}" if name else settings.odom_frame
+        pose = self._transforms.in_odom(scene.pose, scene.frame, settings)
+        if outputs.subscribed("camera_pose"):
+            head = messages.header(scene.frame)
+            head.frame_id = odom
+            outputs.publish_pose(messages.pose(head, pose))
+        if settings.publish_tf:
+            why_not = self._transforms.broadcast(pose, scene.frame, odom, settings)
+            if why_not:
+                self._log_sometimes(why_not)
+
+    def _answer(self, request: Ask.Request) -> Ask.Response:
+        """Answer a question of ~/ask; runs in the worker thread."""
+        cameras = self.config.node.cameras
+        if (request.camera or cameras[0]) not in cameras:
+            raise LookupError(f"there is no camera {request.camera!r}; node.cameras is {cameras}")
+        stream = self._streams[request.camera or cameras[0]]
+        message = stream.peek()
+        if message is None:
+            raise NotYet(f"no image has come on {stream.image_topic} yet")
+        frame = stream.frame(message)
+        regions = np.reshape(request.regions, (-1, 4))
+        answer = self._perception.ask(frame, request.question, regions)
+        return Ask.Response(
+            success=True, answer=answer.text, confidence=answer.probability, header=messages.header(frame)
+        )
+
+    # ----------------------------------------------------------------------------------- what the node says
+
+    def _report(self) -> None:
+        _, state = self._state_machine.current_state
+        cameras = [(stream, self._records[name]) for name, stream in self._streams.items()]
+        models = self._models.status() if self._models is not None else ()
+        self._reporter.publish(state, self._fault, cameras, models, self.config.node.camera_timeout_s)
+
+    def _complain(self, record: diagnostics.CameraRecord, kind: str, text: str) -> None:
+        record.error(kind, text)
+        self._log_sometimes(f"frame {kind}: {text}")
+
+    def _say_refusals(self, name: str, scene: Scene) -> None:
+        """One line a frame at most about answers without a value; all of them are in the diagnostics."""
+        if scene.tally.refused:
+            counts = ", ".join(f"{count} {reason.value}" for reason, count in scene.tally.refused.items())
+            first = scene.tally.examples[0].text.replace("\n", " ")[:120]
+            self._log_sometimes(
+                f"camera {name!r}: {scene.tally.asked} questions, no value in {counts}; such as {first!r}",
+                key=f"refusals {name}",
+            )
+
+    def _log_sometimes(self, text: str, key: str = "") -> None:
+        """Warn, but not with the same thing at every frame."""
+        now = time.monotonic()
+        if now - self._logged.get(key or text, -LOG_EVERY_S) >= LOG_EVERY_S:
+            self._logged[key or text] = now
+            self.get_logger().warning(text)
+
+
+def main() -> int:
+    """Run the node until it is interrupted."""
+    rclpy.init()
+    try:
+        node = Vlm3Node()
+    except ConfigError as error:
+        print(f"vlm3: {error}", file=sys.stderr)
+        return 2
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.stop()
+        executor.shutdown()
+        rclpy.try_shutdown()
+    return 0

@@ -1,0 +1,138 @@
+"""The images of one camera as they come in, newest first."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from vlm3_ros.camera import Calibration, CalibrationError, Rectifier
+from vlm3_ros.config import Config
+from vlm3_ros.perception import Frame
+from vlm3_ros.ros.images import rgb
+from vlm3_ros.ros.messages import calibration, nanoseconds
+
+
+class NotYet(Exception):
+    """There is an image, but not yet what is needed to use it."""
+
+
+class Stream:
+    """Subscribes to a camera and keeps its newest image; older ones that nobody took are dropped and counted.
+
+    Callbacks only store. What they store is read by the worker thread, under ``wake``'s lock.
+    """
+
+    def __init__(self, node: Node, name: str, config: Config, wake: threading.Condition):
+        self.name = name
+        self.received = 0
+        self.dropped = 0
+        self.last_arrival = time.monotonic()
+        self._wake = wake
+        self._settings = config.camera
+        self._newest: Image | CompressedImage | None = None
+        self._taken = True
+        self._info: CameraInfo | None = None
+        self._rectifier: tuple[Calibration, tuple[int, int], Rectifier] | None = None
+        prefix = f"{name}/" if name else ""
+        compressed = config.node.image_transport == "compressed"
+        # Best effort, one deep: fits every publisher, and a slow model wants nothing but the newest frame.
+        self._image = node.create_subscription(
+            CompressedImage if compressed else Image,
+            f"{prefix}image/compressed" if compressed else f"{prefix}image",
+            self._on_image,
+            QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+        self._camera_info = node.create_subscription(
+            CameraInfo,
+            f"{prefix}camera_info",
+            self._on_info,
+            QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+        self._destroy: list[Callable[[], object]] = [
+            lambda: node.destroy_subscription(self._image),
+            lambda: node.destroy_subscription(self._camera_info),
+        ]
+
+    @property
+    def image_topic(self) -> str:
+        """The full name of the image topic."""
+        return str(self._image.topic_name)
+
+    @property
+    def info_topic(self) -> str:
+        """The full name of the camera_info topic."""
+        return str(self._camera_info.topic_name)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is an image that was not taken yet."""
+        return not self._taken
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        for destroy in self._destroy:
+            destroy()
+
+    def take(self) -> Image | CompressedImage | None:
+        """The newest image, marked as taken; None before the first."""
+        with self._wake:
+            self._taken = True
+            return self._newest
+
+    def peek(self) -> Image | CompressedImage | None:
+        """The newest image, taken or not; None before the first."""
+        return self._newest
+
+    def frame(self, message: Image | CompressedImage) -> Frame:
+        """Decode and rectify. Raises ImageError, CalibrationError, or NotYet where camera_info has not come."""
+        image = rgb(message)
+        size = (image.shape[1], image.shape[0])
+        rectify = self._rectify(message, size)
+        stamp, frame_id = nanoseconds(message.header), message.header.frame_id
+        return Frame(self.name, stamp, frame_id, rectify(image), rectify.camera, rectify.valid)
+
+    def _rectify(self, message: Image | CompressedImage, size: tuple[int, int]) -> Rectifier:
+        calibrated = self._calibration(message, size)
+        if self._rectifier is None or self._rectifier[:2] != (calibrated, size):
+            try:
+                rectifier = Rectifier(calibrated, size, self._settings.input_rectified)
+            except CalibrationError as error:
+                raise CalibrationError(f"{self.info_topic}: {error}") from error
+            self._rectifier = calibrated, size, rectifier
+        return self._rectifier[2]
+
+    def _calibration(self, message: Image | CompressedImage, size: tuple[int, int]) -> Calibration:
+        if self._settings.hfov_deg > 0.0:
+            return Calibration.from_fov(*size, self._settings.hfov_deg)
+        info = self._info
+        if info is None:
+            raise NotYet(
+                f"images come on {self.image_topic}, but nothing on {self.info_topic}: publish or remap it, or set "
+                "camera.hfov_deg"
+            )
+        if info.header.frame_id != message.header.frame_id:
+            raise CalibrationError(
+                f"{self.image_topic} is in frame {message.header.frame_id!r}, but {self.info_topic} is for frame "
+                f"{info.header.frame_id!r}: the two belong to different cameras; remap one of them, or set "
+                "camera.hfov_deg to leave camera_info out"
+            )
+        return calibration(info)
+
+    def _on_image(self, message: Image | CompressedImage) -> None:
+        with self._wake:
+            self.received += 1
+            self.dropped += not self._taken
+            self.last_arrival = time.monotonic()
+            self._newest, self._taken = message, False
+            self._wake.notify()
+
+    def _on_info(self, message: CameraInfo) -> None:
+        self._info = message

@@ -1,0 +1,112 @@
+"""Where the camera sits on the robot, and the transform that moves the robot (REP 105)."""
+
+from __future__ import annotations
+
+import numpy as np
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from tf2_msgs.msg import TFMessage
+
+from vlm3_ros.config import PoseConfig
+from vlm3_ros.geometry.motion import Pose
+from vlm3_ros.perception import Frame
+from vlm3_ros.ros import messages
+
+# Axes of an optical frame (X right, Y down, Z forward) in a level body frame (x forward, y left, z up), REP 103.
+BODY_OPTICAL = np.array([[0.0, 0.0, 1.0, 0.0], [-1.0, 0.0, 0.0, 0.0], [0.0, -1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
+
+
+class MountError(LookupError):
+    """It is not known how the camera is fixed to the robot; the message says what is missing."""
+
+
+class Transforms:
+    """Broadcasts odom → robot, and knows the static transforms that this takes.
+
+    A frame can have one parent only. Before it broadcasts, this class therefore looks whether anyone else moves the
+    same frame, and then leaves that to them.
+    """
+
+    def __init__(self, node: Node):
+        self._node = node
+        self._static: dict[str, tuple[str, np.ndarray]] = {}  # child: (parent, T_parent_child)
+        self._others: dict[str, str] = {}  # child: parent, as somebody else broadcasts it
+        self._own: set[tuple[str, str]] = set()  # (parent, child) as broadcast here
+        static = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._entities = [
+            node.create_subscription(TFMessage, "/tf_static", self._on_static, static),
+            node.create_subscription(TFMessage, "/tf", self._on_dynamic, QoSProfile(depth=100)),
+        ]
+        self._publisher = node.create_publisher(TFMessage, "/tf", QoSProfile(depth=100))
+
+    def close(self) -> None:
+        """Unsubscribe and unadvertise."""
+        for subscription in self._entities:
+            self._node.destroy_subscription(subscription)
+        self._node.destroy_publisher(self._publisher)
+
+    def moved_by_another(self, child: str) -> str | None:
+        """The parent under which somebody else already has ``child``, if anyone does."""
+        return self._static[child][0] if child in self._static else self._others.get(child)
+
+    def mount(self, base: str, camera: str) -> np.ndarray:
+        """T_base_camera [4, 4] from /tf_static. Raises MountError if the two are not connected there."""
+        to_root_camera, to_root_base = self._to_root(camera), self._to_root(base)
+        for frame, T_frame_camera in to_root_camera.items():
+            if frame in to_root_base:
+                return np.linalg.inv(to_root_base[frame]) @ T_frame_camera
+        raise MountError(
+            f"/tf_static does not connect {base!r} (pose.base_frame) with the camera's frame {camera!r}: start "
+            "robot_state_publisher or a static_transform_publisher, or leave pose.base_frame empty"
+        )
+
+    def in_odom(self, pose: Pose, frame: Frame, settings: PoseConfig) -> Pose:
+        """A pose relative to the first camera as one in the odom frame, in which z is up.
+
+        odom is where base_frame started; without one, where a level robot looking along the first image stands.
+        """
+        start = self.mount(settings.base_frame, frame.frame_id) if settings.base_frame else BODY_OPTICAL
+        turn = np.kron(np.eye(2), start[:3, :3])
+        return Pose(start @ pose.T, turn @ pose.covariance @ turn.T)
+
+    def broadcast(self, pose: Pose, frame: Frame, odom: str, settings: PoseConfig) -> str | None:
+        """Send odom → base_frame (or the camera's frame); returns why not, if it must not."""
+        child = settings.base_frame or frame.frame_id
+        if (parent := self.moved_by_another(child)) is not None:
+            return (
+                f"{child!r} already has the parent {parent!r} in /tf, so {odom!r} → {child!r} is not broadcast: set "
+                "pose.publish_tf to false, or pose.base_frame to the root frame of the robot"
+            )
+        T = pose.T
+        if settings.base_frame:
+            T = T @ np.linalg.inv(self.mount(settings.base_frame, frame.frame_id))
+        head = messages.header(frame)
+        head.frame_id = odom
+        self._own.add((odom, child))
+        self._publisher.publish(TFMessage(transforms=[messages.transform(head, child, T)]))
+        return None
+
+    def _to_root(self, frame: str) -> dict[str, np.ndarray]:
+        """All static ancestors of a frame, itself included, nearest first, with T_ancestor_frame."""
+        found, T = {frame: np.eye(4)}, np.eye(4)
+        while frame in self._static:
+            frame, step = self._static[frame]
+            if frame in found:  # a loop: somebody's mistake, not a reason to hang
+                break
+            T = step @ T
+            found[frame] = T
+        return found
+
+    def _on_static(self, message: TFMessage) -> None:
+        for transform in message.transforms:
+            parent, child = transform.header.frame_id.lstrip("/"), transform.child_frame_id.lstrip("/")
+            try:
+                self._static[child] = parent, messages.matrix(transform)
+            except ValueError as error:  # a quaternion of zeros
+                self._node.get_logger().warning(f"/tf_static: {parent!r} → {child!r} is left out: {error}")
+
+    def _on_dynamic(self, message: TFMessage) -> None:
+        for transform in message.transforms:
+            parent, child = transform.header.frame_id.lstrip("/"), transform.child_frame_id.lstrip("/")
+            if (parent, child) not in self._own:
+                self._others[child] = parent

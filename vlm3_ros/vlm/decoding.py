@@ -1,0 +1,119 @@
+"""Greedy answers for many questions at once: drafts verified, the rest decoded in lockstep.
+
+What a `Template` expects next is fed along with the last known token. The model's logits at every fed token say what
+greedy decoding would have chosen there; tokens are kept up to the first that differs, and that one is replaced by the
+right one (speculative decoding, arXiv 2211.17192, for the greedy case). So the answers are exactly those of decoding
+token by token, whatever the template. In between, numbers are decoded one token a step for all questions together,
+without waiting for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from vlm3_ros.vlm.attention import Layout
+from vlm3_ros.vlm.keyvalues import OwnTokens
+from vlm3_ros.vlm.language import LanguageModel
+from vlm3_ros.vlm.template import Plan, Template
+
+LOCKSTEP = 16  # tokens decoded at a time on a GPU where nothing is known of the answer: one wait for each so many
+
+
+@dataclass
+class Row:
+    """One question on its way to its answer."""
+
+    suffix: Sequence[int]  # its own part of the prompt
+    max_tokens: int
+    ends: frozenset[int]
+    tokens: list[int] = field(default_factory=list)  # of the answer, its end token included
+    logs: list[float] = field(default_factory=list)  # log-probability of each
+    failed: bool = False  # a draft was wrong somewhere
+
+    @property
+    def is_done(self) -> bool:
+        return len(self.tokens) >= self.max_tokens or self.tokens[-1:] and self.tokens[-1] in self.ends
+
+    @property
+    def left(self) -> int:
+        return self.max_tokens - len(self.tokens)
+
+    @property
+    def stored(self) -> int:
+        """Own tokens whose keys and values are known: all but the last of the answer."""
+        return len(self.suffix) + len(self.tokens) - 1 if self.tokens else 0
+
+    @property
+    def next(self) -> list[int]:
+        """What has to be fed next."""
+        return self.tokens[-1:] or list(self.suffix)
+
+    def accept(self, tokens: Sequence[int], logs: Sequence[float]) -> None:
+        """Tokens that greedy decoding chooses next; those behind the end are dropped."""
+        for token, log in zip(tokens, logs, strict=True):
+            if self.is_done:
+                return
+            self.tokens.append(token)
+            self.logs.append(log)
+
+
+def decode(language: LanguageModel, own: OwnTokens, rows: Sequence[Row], template: Template | None) -> None:
+    """Answer all ``rows``, whose keys and values are those of ``own``."""
+    active = list(range(len(rows)))
+    while active:
+        plans = [_plan(rows[i], template) for i in active]
+        _verify(language, own, rows, active, plans)
+        active = [i for i in active if not rows[i].is_done]
+        free = _lockstep_length(language, [rows[i] for i in active], template)
+        if active and free:
+            _lockstep(language, own, rows, active, free)
+            active = [i for i in active if not rows[i].is_done]
+
+
+def _plan(row: Row, template: Template | None) -> Plan:
+    plan = template.plan(row.tokens) if template is not None and not row.failed else None
+    return Plan() if plan is None else Plan(plan.draft[: row.left - 1], plan.free)
+
+
+def _verify(
+    language: LanguageModel, own: OwnTokens, rows: Sequence[Row], active: Sequence[int], plans: Sequence[Plan]
+) -> None:
+    """One pass over what is known and what is drafted; each row gains at least one token."""
+    feeds = [rows[i].next + list(plan.draft) for i, plan in zip(active, plans, strict=True)]
+    reads = [len(plan.draft) + 1 for plan in plans]
+    used = [rows[i].stored + len(feed) for i, feed in zip(active, feeds, strict=True)]
+    chosen, logs = language.greedy(own.feed(active, feeds, used, reads))
+    tokens, values = chosen.tolist(), logs.tolist()
+    start = 0
+    for i, plan in zip(active, plans, strict=True):
+        right = next((j for j, drafted in enumerate(plan.draft) if tokens[start + j] != drafted), len(plan.draft))
+        rows[i].failed |= right < len(plan.draft)
+        rows[i].accept(tokens[start : start + right + 1], values[start : start + right + 1])
+        start += len(plan.draft) + 1
+
+
+def _lockstep_length(language: LanguageModel, rows: Sequence[Row], template: Template | None) -> int:
+    """How many tokens to decode before looking at them."""
+    plans = [_plan(row, template) for row in rows]
+    known = [plan.free + 1 for row, plan in zip(rows, plans, strict=True)]
+    return 0
+
+
+def _lockstep(
+    language: LanguageModel, own: OwnTokens, rows: Sequence[Row], active: Sequence[int], count: int
+) -> None:
+    """``count`` tokens for every active row, one a step; tokens behind an answer's end are decoded in vain."""
+    used = [rows[i].stored + 1 for i in active]
+    layout = Layout.ordered(active, [1] * len(active), used, language.device)
+    token = torch.tensor([rows[i].tokens[-1] for i in active]).to(language.device, non_blocking=True)
+    tokens, logs = [], []
+    for _ in range(count):
+        token, log = language.greedy(own.run(token, layout, layout.slot))
+        tokens.append(token)
+        logs.append(log)
+        layout = layout.next()
+    for i, chosen, values in zip(active, torch.stack(tokens, 1).tolist(), torch.stack(logs, 1).tolist(), strict=True):
+        rows[i].accept(chosen, values)

@@ -1,0 +1,118 @@
+"""Qwen3-VL's language model over packed tokens, with the attention left open.
+
+transformers provides the layers' modules; their order is run here. So keys and values can live where the engine
+wants them, no padding is computed, positions are always explicit (transformers keeps state between calls otherwise),
+and the last layer works only on the tokens whose result somebody reads. The names used are those of the weights in
+the checkpoint files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+HEAD_ROWS = 256  # logits computed at a time: 256 × 151,936 × 4 bytes = 156 MB
+
+
+class Attend(Protocol):
+    """Stores the keys and values [T, Hkv, D] of new tokens and attends to them and to what was stored before."""
+
+    def __call__(self, layer: int, k: Tensor, v: Tensor, q: Tensor | None, is_read: bool) -> Tensor:
+        """Attention [Q, H, D] of queries ``q`` [Q, H, D]: all new tokens, or only those read; None: just store."""
+
+
+class LanguageModel:
+    """The text layers and the head of a Qwen3-VL model."""
+
+    def __init__(self, model: Any):
+        text = model.model.language_model
+        self.layers: Sequence[Any] = text.layers
+        self._rotary, self._norm, self._embedding, self._head = text.rotary_emb, text.norm, text.embed_tokens, model.lm_head
+        config = text.config
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // self.heads)
+        self.hidden, self.intermediate = config.hidden_size, config.intermediate_size
+        self.scale = self.head_dim**-0.5
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._embedding.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._embedding.weight.device
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Tokens [T] to vectors [T, hidden]."""
+        return self._embedding(tokens)
+
+    def run(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        attend: Attend,
+        read: Tensor | None = None,
+        deepstack: tuple[Tensor, Sequence[Tensor]] | None = None,
+    ) -> Tensor:
+        """New tokens [T, hidden] at ``positions`` [3, T] through all layers; results [R, hidden] of the tokens ``read``.
+
+        ``read`` holds indices [R], None stands for all tokens, an empty tensor for none: then only keys and values are
+        wanted. ``deepstack`` is (where the picture tokens are [V], what to add to them [V, hidden] after each of the
+        first layers): DeepStack, arXiv 2406.04334.
+        """
+        x = x.unsqueeze(0)  # quantized layers expect [batch, tokens, channels]
+        cos, sin = (c.squeeze(0).unsqueeze(1) for c in self._rotary(x, positions.unsqueeze(1)))  # [T, 1, D]
+        for i, layer in enumerate(self.layers):
+            is_last = i == len(self.layers) - 1
+            x = self._layer(i, layer, x, cos, sin, attend, read if is_last else None)
+            if deepstack is not None and i < len(deepstack[1]) and not is_last:
+                x[0, deepstack[0]] += deepstack[1][i].to(x.dtype)
+        return self._norm(x).squeeze(0)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[R, hidden] to float32 logits [R, vocabulary]."""
+        return self._head(hidden).float()
+
+    def logits_of(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """Logits [R, K] of a few tokens only [K]; the whole head where its weights are quantized."""
+        if type(self._head) is not torch.nn.Linear:
+            return self.logits(hidden)[:, tokens]
+        return (hidden @ self._head.weight[tokens].T).float()
+
+    def greedy(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """[R, hidden] to the most likely next token [R] and its log-probability [R]."""
+        tokens, logs = [], []
+        for part in hidden.split(HEAD_ROWS):
+            logits = self.logits(part)
+            best, token = logits.max(-1)
+            tokens.append(token)
+            logs.append(best - logits.logsumexp(-1))
+        return torch.cat(tokens), torch.cat(logs)
+
+    def _layer(
+        self, i: int, layer: Any, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend, read: Tensor | None
+    ) -> Tensor:
+        attention = layer.self_attn
+        h = layer.input_layernorm(x)
+        k = attention.k_norm(attention.k_proj(h).view(-1, self.kv_heads, self.head_dim))
+        v = attention.v_proj(h).view(-1, self.kv_heads, self.head_dim)
+        k = _rotate(k, cos, sin)
+        if read is not None:
+            x, h, cos, sin = x[:, read], h[:, read], cos[read], sin[read]
+            if not len(read):
+                attend(i, k, v, None, True)
+                return x
+        q = attention.q_norm(attention.q_proj(h).view(-1, self.heads, self.head_dim))
+        out = attend(i, k, v, _rotate(q, cos, sin), read is not None)
+        x = x + attention.o_proj(out.reshape(1, -1, self.heads * self.head_dim))
+        return x + layer.mlp(layer.post_attention_layernorm(x))
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding (RoFormer, arXiv 2104.09864) of [T, heads, D] by angles [T, 1, D]."""
+    half = x.shape[-1] // 2
+    turned = torch.cat([-x[..., half:], x[..., :half]], dim=-1)
+    return x * cos + turned * sin

@@ -1,0 +1,163 @@
+"""Which model answers which task: shared, loaded when needed, unloaded when memory runs short.
+
+One thread owns a `Models` and everything it hands out: the node's worker. Nothing here takes a lock, and a model's
+kernels run in the order in which that thread asks.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from vlm3_ros.tasks import Question
+from vlm3_ros.vlm.interface import VLM, Answer, ModelError, Picture, View
+
+log = logging.getLogger(__name__)
+
+GB = 1e9
+
+
+class Source(Protocol):
+    """Where models come from: local checkpoints, a model server, a stand-in for tests."""
+
+    def memory_bytes(self, name: str) -> int:
+        """Memory the model called ``name`` will take, roughly; 0 for one that lives elsewhere."""
+
+    def free_bytes(self) -> int:
+        """Memory that a model could still take."""
+
+    def open(self, name: str) -> VLM:
+        """The model called ``name``, ready to look. Raises ModelError."""
+
+
+@dataclass
+class ModelStatus:
+    """What one model holds and has done so far."""
+
+    name: str
+    tasks: tuple[str, ...]
+    loaded: bool = False
+    memory_bytes: int = 0  # while loaded
+    loads: int = 0
+    looks: int = 0
+    questions: int = 0  # answered
+    tokens: int = 0  # in these answers
+
+
+class Models:
+    """The models behind the tasks; tasks that name the same checkpoint share one.
+
+    ``tasks`` maps a task to the name of its model. ``memory_budget_gb`` bounds what loaded models take together; 0
+    stands for what the device has.
+    """
+
+    def __init__(self, tasks: Mapping[str, str], source: Source, memory_budget_gb: float = 0.0):
+        self._names = dict(tasks)
+        self._source = source
+        self._budget = memory_budget_gb * GB
+        self._loaded: dict[str, VLM] = {}  # the least recently used first
+        self._views: dict[tuple[str, tuple[Picture, ...]], tuple[View, ExitStack]] = {}
+        self._status = {
+            name: ModelStatus(name, tuple(task for task, of in self._names.items() if of == name))
+            for name in self._names.values()
+        }
+
+    @contextmanager
+    def frame(self) -> Iterator[Looks]:
+        """What is looked at within this context is looked at once per model and forgotten at its end."""
+        try:
+            yield Looks(self)
+        finally:
+            for name in list(self._loaded):
+                self._close_views(name)
+
+    def status(self) -> tuple[ModelStatus, ...]:
+        """One entry per model, loaded or not."""
+        return tuple(self._status.values())
+
+    def close(self) -> None:
+        """Unload everything."""
+        for name in list(self._loaded):
+            self._unload(name)
+
+    def _model_of(self, task: str) -> str:
+        if task not in self._names:
+            raise ModelError(f"no checkpoint is set for the task {task!r} (set: {', '.join(self._names) or 'none'})")
+        return self._names[task]
+
+    def _view(self, name: str, pictures: tuple[Picture, ...]) -> View:
+        """The open view of these pictures, after loading and looking where that has not happened yet."""
+        model = self._model(name)
+        if (name, pictures) not in self._views:
+            stack = ExitStack()
+            self._views[name, pictures] = (stack.enter_context(model.look(pictures)), stack)
+            self._status[name].looks += 1
+        return self._views[name, pictures][0]
+
+    def _count(self, name: str, answers: Sequence[Answer | None]) -> None:
+        given = [answer for answer in answers if answer is not None]
+        self._status[name].questions += len(given)
+        self._status[name].tokens += sum(answer.tokens for answer in given)
+
+    def _model(self, name: str) -> VLM:
+        if name not in self._loaded:
+            self._load(name)
+        self._loaded[name] = self._loaded.pop(name)  # now the most recently used
+        return self._loaded[name]
+
+    def _load(self, name: str) -> None:
+        needed = self._source.memory_bytes(name)
+        if self._budget and needed > self._budget:
+            raise ModelError(
+                f"{name} takes {needed / GB:.1f} GB, more than the memory budget of {self._budget / GB:.1f} GB: raise "
+                "the budget (0: what the device has) or use precision nf4"
+            )
+        while self._loaded and not self._fits(needed):
+            self._unload(next(iter(self._loaded)))
+        log.info("loading %s (%.1f GB)", name, needed / GB)
+        self._loaded[name] = self._source.open(name)
+        status = self._status[name]
+        status.loaded, status.memory_bytes, status.loads = True, needed, status.loads + 1
+
+    def _fits(self, needed: int) -> bool:
+        if self._budget:
+            return needed + sum(status.memory_bytes for status in self._status.values()) <= self._budget
+        return needed <= self._source.free_bytes()
+
+    def _unload(self, name: str) -> None:
+        log.info("unloading %s", name)
+        self._close_views(name)
+        self._loaded.pop(name).close()
+        self._status[name].loaded, self._status[name].memory_bytes = False, 0
+
+    def _close_views(self, name: str) -> None:
+        for key in [key for key in self._views if key[0] == name]:
+            self._views.pop(key)[1].close()
+
+
+class Looks:
+    """One frame's looks."""
+
+    def __init__(self, models: Models):
+        self._models = models
+
+    def look(self, task: str, pictures: Sequence[Picture]) -> View:
+        """What the model of ``task`` sees in one or two pictures; nothing happens before it is asked.
+
+        The same `Picture` objects are looked at once per model, whatever the task. A model that had to give way to
+        another one in the meantime comes back, and looks again, when it is asked again.
+        """
+        return _FrameView(self._models, self._models._model_of(task), tuple(pictures))
+
+
+class _FrameView:
+    def __init__(self, models: Models, name: str, pictures: tuple[Picture, ...]):
+        self._models, self._name, self._pictures = models, name, pictures
+
+    def ask(self, questions: Sequence[Question], budget_s: float | None = None) -> list[Answer | None]:
+        answers = self._models._view(self._name, self._pictures).ask(questions, budget_s)
+        self._models._count(self._name, answers)
+        return answers

@@ -1,0 +1,184 @@
+"""The fixed text of answers, learned from free ones, so that only the numbers need to be decoded.
+
+A template proposes the tokens that come next in an answer; the model's own logits decide whether they do (`decoding`),
+so a wrong template costs time and never changes an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+ENOUGH = 4  # answers to learn from at least
+PLENTY = 8  # and at most
+
+
+@dataclass(frozen=True)
+class Digits:
+    """The tokens that numbers are written with; Qwen's tokenizer makes every digit a token."""
+
+    digits: frozenset[int]
+    point: int
+
+    def length(self, tokens: Sequence[int], start: int) -> int:
+        """How many tokens of the number at ``start`` there are; a point counts only between two digits."""
+        i, seen_point = start, False
+        while i < len(tokens):
+            if tokens[i] in self.digits:
+                i += 1
+            elif tokens[i] == self.point and not seen_point and start < i and tokens[i + 1 : i + 2]:
+                if tokens[i + 1] not in self.digits:
+                    break
+                seen_point, i = True, i + 1
+            else:
+                break
+        return i - start
+
+
+@dataclass(frozen=True)
+class Text:
+    """One token of fixed text, or where answers differ in it, the most frequent one."""
+
+    token: int
+    is_fixed: bool = True
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A number."""
+
+    longest: int  # tokens
+    decimals: int | None  # None: not always the same
+    copy_of: int | None  # an earlier number that this one always repeats
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to try next: tokens that probably come next, then so many more that have to be decoded one by one."""
+
+    draft: tuple[int, ...] = ()
+    free: int = 0
+
+
+@dataclass(frozen=True)
+class Template:
+    """Answers as a row of fixed tokens and numbers, up to where they stop being alike."""
+
+    parts: tuple[Text | Slot, ...]
+    numbers: Digits
+
+    @classmethod
+    def learn(cls, answers: Sequence[Sequence[int]], numbers: Digits) -> Template:
+        """From the tokens of at least two greedy answers to the same kind of question."""
+        split = [_split(answer, numbers) for answer in answers]
+        alike = len({len(parts) for parts in split}) == 1
+        parts: list[Text | Slot] = []
+        earlier: list[tuple[tuple[int, ...], ...]] = []  # of each number so far, its tokens in every answer
+        for column in zip(*split, strict=False):
+            kinds = {isinstance(part, tuple) for part in column}
+            if kinds == {True}:
+                parts.append(_slot(column, earlier, numbers))
+                earlier.append(column)
+            elif kinds == {False} and (len(set(column)) == 1 or alike):
+                token = max(set(column), key=column.count)
+                parts.append(Text(token, is_fixed=len(set(column)) == 1))
+            else:
+                break
+        return cls(tuple(parts), numbers)
+
+    def plan(self, answer: Sequence[int]) -> Plan | None:
+        """What comes next in an ``answer`` of which these tokens are known; None where it is not of this form."""
+        i, found = 0, []
+        for p, part in enumerate(self.parts):
+            if i == len(answer) and not (isinstance(part, Slot) and part.copy_of is None):
+                return self._ahead(p, found)
+            if isinstance(part, Text):
+                if part.is_fixed and answer[i] != part.token:
+                    return None
+                i += 1
+                continue
+            length = self.numbers.length(answer, i)
+            if i + length < len(answer) and answer[i + length : i + length + 1] != [self.numbers.point]:
+                if not length:
+                    return None
+                found.append(tuple(answer[i : i + length]))
+                i += length
+                continue
+            return self._inside(p, found, tuple(answer[i:]))
+        return None
+
+    def _inside(self, p: int, found: list[tuple[int, ...]], number: tuple[int, ...]) -> Plan:
+        """Within number ``p``, of which these tokens are known."""
+        part = self.parts[p]
+        assert isinstance(part, Slot)
+        if part.copy_of is not None:
+            whole = found[part.copy_of]
+            if whole[: len(number)] == number:
+                rest = self._ahead(p + 1, [*found, whole])
+                return Plan((*whole[len(number) :], *rest.draft), rest.free)
+        if part.decimals and _decimals(number, self.numbers) == part.decimals:
+            return self._ahead(p + 1, [*found, number])
+        return Plan((), max(0, part.longest - len(number) - 1))
+
+    def _ahead(self, p: int, found: list[tuple[int, ...]]) -> Plan:
+        """All that is known from part ``p`` on."""
+        draft: list[int] = []
+        found = list(found)
+        for part in self.parts[p:]:
+            if isinstance(part, Text):
+                draft.append(part.token)
+            elif part.copy_of is not None:
+                found.append(found[part.copy_of])
+                draft.extend(found[-1])
+            else:
+                return Plan(tuple(draft), part.longest - 1)
+        return Plan(tuple(draft))
+
+
+class Learner:
+    """Collects free answers of one kind, learns their template, and drops it when it keeps being wrong."""
+
+    def __init__(self, numbers: Digits):
+        self._numbers = numbers
+        self._samples: list[list[int]] = []
+        self._tried = self._failed = 0
+        self.template: Template | None = None
+
+    @property
+    def needs_samples(self) -> bool:
+        return self.template is None
+
+    def add(self, answers: Sequence[list[int]]) -> None:
+        """Learn from answers that were decoded without a template."""
+        self._samples = (self._samples + list(answers))[-PLENTY:]
+        if len(self._samples) >= ENOUGH:
+            self.template = Template.learn(self._samples, self._numbers)
+
+    def count(self, tried: int, failed: int) -> None:
+        """How many answers the template was tried on, and for how many its text was wrong somewhere."""
+        self._tried, self._failed = self._tried + tried, self._failed + failed
+        if self._tried >= 4 * PLENTY:
+            if 2 * self._failed > self._tried:
+                self._samples, self.template = [], None
+            self._tried = self._failed = 0
+
+
+def _split(answer: Sequence[int], numbers: Digits) -> list[int | tuple[int, ...]]:
+    """An answer as single tokens and numbers (tuples of tokens)."""
+    parts: list[int | tuple[int, ...]] = []
+    i = 0
+    while i < len(answer):
+        length = numbers.length(answer, i)
+        parts.append(tuple(answer[i : i + length]) if length else answer[i])
+        i += max(1, length)
+    return parts
+
+
+def _slot(column: tuple, earlier: list[tuple[tuple[int, ...], ...]], numbers: Digits) -> Slot:
+    decimals = {_decimals(number, numbers) for number in column}
+    same = [i for i, numbers_before in enumerate(earlier) if numbers_before == column]
+    return Slot(max(map(len, column)), decimals.pop() if len(decimals) == 1 else None, same[0] if same else None)
+
+
+def _decimals(number: Sequence[int], numbers: Digits) -> int:
+    return len(number) - 1 - list(number).index(numbers.point) if numbers.point in number else 0
