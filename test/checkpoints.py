@@ -57,7 +57,9 @@ MID = Size(768, 2304, 8, 12, 4, 64, (12, 10, 10), 8, 384, 1536, 6, (1, 3, 5))  #
 FULL_4B = Size(2560, 9728, 36, 32, 8, 128, (24, 20, 20), 24, 1024, 4096, 16, (5, 11, 17))
 
 
-def make(folder: Path, size: Size = TINY, seed: int = 0, tokenizer: Path = TRIMMED_TOKENIZER, vocabulary: int = 0) -> Path:
+def make(
+    folder: Path, size: Size = TINY, seed: int = 0, tokenizer: Path = TRIMMED_TOKENIZER, vocabulary: int = 0
+) -> Path:
     """Write a random checkpoint; its weights are scaled up so that logits differ as clearly as a trained model's."""
     folder.mkdir(parents=True, exist_ok=True)
     write_processor(folder, tokenizer)

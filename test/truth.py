@@ -25,7 +25,6 @@ from vlm3_ros.tasks import Question, depth, grounding, matching, pose
 from vlm3_ros.vlm import Answer, Picture
 
 UNKNOWN = "I cannot tell."
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @dataclass(frozen=True, eq=False)

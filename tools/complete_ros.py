@@ -69,7 +69,8 @@ def build_messages() -> None:
                 _write_package(workspace / "src" / name, name, wheel)
         colcon = [PREFIX / "bin" / "colcon", "build", "--merge-install", "--install-base", PREFIX]
         options = ["--cmake-args", f"-DPython3_EXECUTABLE={sys.executable}", "-DBUILD_TESTING=OFF"]
-        environment = {**os.environ, "AMENT_PREFIX_PATH": sys.prefix, "CMAKE_PREFIX_PATH": sys.prefix}
+        prefixes = {"AMENT_PREFIX_PATH": sys.prefix, "CMAKE_PREFIX_PATH": sys.prefix}
+        environment = {**os.environ, **prefixes, "COLCON_LOG_LEVEL": "error"}
         subprocess.run([*colcon, *options], cwd=workspace, env=environment, check=True)
 
 

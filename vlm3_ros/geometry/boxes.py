@@ -23,9 +23,18 @@ EDGE_ERROR = 0.02  # standard deviation of a detector's box edges, as a part of 
 MIN_POINTS = 6  # answers on the object; fewer say nothing about its shape
 TRIM = 0.04  # part of the points that may lie beyond each face: what is left of the outliers
 YAW_STEP_DEG = 1.5
-FE=0.33
-RB=1.0
-USEEDGE=1.
+FE = 0.1
+SUPE = 0.33
+OV = 1.0
+LOWER = 1
+CORE = 3
+LG = 0.5
+NS = 1.0
+DEN = 0
+FARN = 0.0
+
+RB = 1.0
+USEEDGE = 1.0
 ROUND_GAP = 0.12  # a shape whose box has no point this near to its front corners (part of its size) is round
 
 
@@ -95,7 +104,7 @@ def fit_box(
     faces, error = _seen_faces(body, rotation, noise)
     _fill_far_side(faces, error, rotation, wall)
     if support is not None and _stands(faces, support, rotation, sight):
-        faces[2, 0], error[2, 0] = -support.distance, ROUGHNESS + noise * support.distance / 3.0
+        faces[2, 0], error[2, 0] = -support.distance, ROUGHNESS + noise * support.distance * SUPE
     faces = _reach_edges(faces, error, rotation, sight, is_round)
     size = np.maximum(faces[:, 1] - faces[:, 0], ROUGHNESS)
     return Box3D(label, score, rotation @ faces.mean(axis=1), size, rotation)
@@ -108,7 +117,7 @@ def _surroundings(ring: np.ndarray, inner: np.ndarray, noise: float, up: np.ndar
     """The level surface under the object and the wall behind it, as far as the points around it [R, 3] show them."""
     slope = (ring @ up) / np.linalg.norm(ring, axis=1)
     lower = slope < np.median((inner @ up) / np.linalg.norm(inner, axis=1))
-    support = planes.level_plane(ring[lower], noise, up)
+    support = planes.level_plane(ring[lower] if LOWER else ring, noise, up)
     rest = ring if support is None else ring[~support.holds(ring, noise)]
     return support, planes.upright_plane(rest, noise, up)
 
@@ -139,8 +148,8 @@ def _largest_part(points: np.ndarray, inner: np.ndarray, noise: float) -> np.nda
     width = math.sqrt(np.prod(np.ptp(inner[:, :2] / inner[:, 2:], axis=0)))
     spacing = width / math.sqrt(len(inner))
     near = np.linalg.norm(rays[:, None] - rays, axis=2) < 2.3 * spacing
-    linked = near & (np.abs(logs[:, None] - logs) < 0.5 * width + 3.0 * noise)
-    linked[linked.sum(axis=1) < 3] = False
+    linked = near & (np.abs(logs[:, None] - logs) < LG * width + 3.0 * noise)
+    linked[linked.sum(axis=1) < CORE] = False
     _, part = connected_components(linked, directed=True, connection="strong")
     return points[part == np.bincount(part).argmax()]
 
@@ -179,7 +188,7 @@ def _is_round(along: np.ndarray, low: np.ndarray, high: np.ndarray, blur: float)
     if np.isfinite(front).all():
         corners = [(front[0], front[1])]
     gaps = [np.hypot(along[0] - x, along[1] - y).min() for x, y in corners if np.isfinite(x + y)]
-    return bool(gaps) and min(gaps) - RB*blur > ROUND_GAP * math.sqrt(np.prod(high - low))
+    return bool(gaps) and min(gaps) - RB * blur > ROUND_GAP * math.sqrt(np.prod(high - low))
 
 
 def _seen_faces(body: np.ndarray, rotation: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
@@ -190,13 +199,15 @@ def _seen_faces(body: np.ndarray, rotation: np.ndarray, noise: float) -> tuple[n
     """
     along = body @ rotation
     middle = np.median(along, axis=0)
-    share = (noise * middle) ** 2 / np.maximum(along.var(axis=0), 1e-12)
+    share = NS * (noise * middle) ** 2 / np.maximum(along.var(axis=0), 1e-12)
     along = middle + (along - middle) * np.sqrt((1.0 - share).clip(min=0.0))
     faces = np.quantile(along, [TRIM, 1.0 - TRIM], axis=0).T
     toward_camera = faces * [1.0, -1.0] > 0.0
     distance = np.median(body[:, 2])
     spacing = math.sqrt(np.prod(np.ptp(body[:, :2] / body[:, 2:], axis=0)) / len(body)) * distance
-    return faces, np.where(toward_camera, ROUGHNESS + noise * distance * FE, ROUGHNESS + spacing)
+    return faces, np.where(
+        toward_camera, ROUGHNESS + noise * distance * FE, ROUGHNESS + spacing + noise * distance * FARN
+    )
 
 
 def _fill_far_side(faces: np.ndarray, error: np.ndarray, rotation: np.ndarray, wall: Plane | None) -> None:
@@ -242,8 +253,9 @@ def _reach_edges(
     moved = faces.copy()
     for _ in range(3):
         beyond, slope = _overlap(sight @ rotation, moved, is_round)
-        rows = np.concatenate([slope / edge_error, np.diag(1.0 / error.ravel())])
-        target = np.concatenate([-beyond / edge_error, ((faces - moved) / error).ravel()])
+        ee = np.where(beyond > 0, OV, 1.0) * edge_error
+        rows = np.concatenate([slope / ee[:, None], np.diag(1.0 / error.ravel())])
+        target = np.concatenate([-beyond / ee, ((faces - moved) / error).ravel()])
         moved = moved + np.linalg.lstsq(rows, target, rcond=None)[0].reshape(3, 2)
     return moved
 

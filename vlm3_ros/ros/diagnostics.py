@@ -129,6 +129,8 @@ def _camera_health(stream: Stream, record: CameraRecord, timeout_s: float) -> tu
     with record.lock:
         if record.last_error and time.monotonic() - record.last_error_time < RECENT_S:
             return ERROR, record.last_error
+    if stream.lacks_calibration:
+        return ERROR, stream.without_calibration
     if silent > timeout_s:
         return WARN, f"no image on {stream.image_topic} for {silent:.0f} s"
     return OK, "perceiving"

@@ -25,7 +25,7 @@ from vlm3_ros.ros.images import ImageError
 from vlm3_ros.ros.logging import forward_logging
 from vlm3_ros.ros.outputs import Outputs
 from vlm3_ros.ros.parameters import Parameters
-from vlm3_ros.ros.stream import NotYet, Stream
+from vlm3_ros.ros.stream import Stream
 from vlm3_ros.ros.transforms import MountError, Transforms
 from vlm3_ros.ros.worker import Worker
 from vlm3_ros.srv import Ask
@@ -47,7 +47,8 @@ def _said(transition: Transition) -> Transition:
     def run(node: Vlm3Node, state: LifecycleState) -> TransitionCallbackReturn:
         try:
             return transition(node, state)
-        except Exception:
+        except Exception as error:
+            node._fault = f"{transition.__name__} failed: {error}"
             node.get_logger().error(f"{transition.__name__} failed: {traceback.format_exc()}")
             raise
 
@@ -185,8 +186,6 @@ class Vlm3Node(LifecycleNode):
             self._publish(stream.name, scene)
             record.add(scene, (self.get_clock().now().nanoseconds - scene.frame.stamp) / 1e6)
             self._say_refusals(stream.name, scene)
-        except NotYet as missing:
-            self._complain(record, "refused", str(missing))
         except ImageError as error:
             self._complain(record, "refused", f"{stream.image_topic}: {error}")
         except (CalibrationError, MountError) as error:
@@ -245,7 +244,7 @@ class Vlm3Node(LifecycleNode):
         stream = self._streams[request.camera or cameras[0]]
         message = stream.peek()
         if message is None:
-            raise NotYet(f"no image has come on {stream.image_topic} yet")
+            raise LookupError(f"no image has come on {stream.image_topic} yet")
         frame = stream.frame(message)
         regions = np.reshape(request.regions, (-1, 4))
         answer = self._perception.ask(frame, request.question, regions)
@@ -259,6 +258,9 @@ class Vlm3Node(LifecycleNode):
         _, state = self._state_machine.current_state
         cameras = [(stream, self._records[name]) for name, stream in self._streams.items()]
         models = self._models.status() if self._models is not None else ()
+        for stream, _ in cameras:
+            if stream.lacks_calibration:
+                self._log_sometimes(stream.without_calibration)
         self._reporter.publish(state, self._fault, cameras, models, self.config.node.camera_timeout_s)
 
     def _complain(self, record: diagnostics.CameraRecord, kind: str, text: str) -> None:

@@ -18,10 +18,6 @@ from vlm3_ros.ros.images import rgb
 from vlm3_ros.ros.messages import calibration, nanoseconds
 
 
-class NotYet(Exception):
-    """There is an image, but not yet what is needed to use it."""
-
-
 class Stream:
     """Subscribes to a camera and keeps its newest image; older ones that nobody took are dropped and counted.
 
@@ -73,8 +69,21 @@ class Stream:
 
     @property
     def waiting(self) -> bool:
-        """Whether there is an image that was not taken yet."""
-        return not self._taken
+        """Whether there is an image that can be used and was not taken yet."""
+        return not self._taken and not self.lacks_calibration
+
+    @property
+    def lacks_calibration(self) -> bool:
+        """Whether images come without any camera_info, and one is needed."""
+        return self._newest is not None and self._info is None and self._settings.hfov_deg == 0.0
+
+    @property
+    def without_calibration(self) -> str:
+        """What to say while `lacks_calibration`."""
+        return (
+            f"images come on {self.image_topic}, but nothing on {self.info_topic}: publish or remap it, or set "
+            "camera.hfov_deg"
+        )
 
     def close(self) -> None:
         """Unsubscribe."""
@@ -92,7 +101,7 @@ class Stream:
         return self._newest
 
     def frame(self, message: Image | CompressedImage) -> Frame:
-        """Decode and rectify. Raises ImageError, CalibrationError, or NotYet where camera_info has not come."""
+        """Decode and rectify. Raises ImageError or CalibrationError."""
         image = rgb(message)
         size = (image.shape[1], image.shape[0])
         rectify = self._rectify(message, size)
@@ -114,10 +123,7 @@ class Stream:
             return Calibration.from_fov(*size, self._settings.hfov_deg)
         info = self._info
         if info is None:
-            raise NotYet(
-                f"images come on {self.image_topic}, but nothing on {self.info_topic}: publish or remap it, or set "
-                "camera.hfov_deg"
-            )
+            raise CalibrationError(self.without_calibration)
         if info.header.frame_id != message.header.frame_id:
             raise CalibrationError(
                 f"{self.image_topic} is in frame {message.header.frame_id!r}, but {self.info_topic} is for frame "
@@ -135,4 +141,6 @@ class Stream:
             self._wake.notify()
 
     def _on_info(self, message: CameraInfo) -> None:
-        self._info = message
+        with self._wake:
+            self._info = message
+            self._wake.notify()

@@ -2,69 +2,24 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
-from vlm3_ros.sim.room import Colour, Material, Part, Shape
+from vlm3_ros.sim.materials import Rng, any_hue, cloth, hsv, metal, paint, two_tone, wood
+from vlm3_ros.sim.room import Material, Part, Shape
 
-Rng = np.random.Generator
 Maker = Callable[[Rng], list[Part]]
-
-
-def hsv(hue: float, saturation: float, value: float) -> Colour:
-    """A colour by hue (0 to 1, red = 0), saturation and value."""
-    return colorsys.hsv_to_rgb(hue % 1.0, min(max(saturation, 0.0), 1.0), min(max(value, 0.0), 1.0))
-
-
-def two_tone(
-    pattern: str, hue: float, saturation: float, value: float, contrast: float = 0.25, **more: float
-) -> Material:
-    """A material whose dark colour is the light one made darker and a little richer."""
-    dark = hsv(hue, saturation * 1.1, value * (1.0 - contrast))
-    return Material(pattern, dark, hsv(hue, saturation, value), **more)
-
-
-def hue(rng: Rng) -> float:
-    """One of the hues people furnish with: terracotta, ochre, sage, teal, blue, plum."""
-    return rng.choice([0.03, 0.1, 0.24, 0.46, 0.57, 0.62, 0.93]) + rng.normal(0.0, 0.02)
-
-
-def wood(rng: Rng, period: float = 0.9) -> Material:
-    value = rng.choice([0.42, 0.62, 0.8, 0.88])
-    return two_tone("wood", rng.uniform(0.06, 0.11), rng.uniform(0.35, 0.62), value, 0.45, period=period)
-
-
-def paint(rng: Rng) -> Material:
-    """Lacquer: white, grey or a muted colour."""
-    if rng.random() < 0.4:
-        return two_tone("plaster", 0.1, rng.uniform(0.0, 0.1), rng.uniform(0.75, 0.95), 0.08)
-    return two_tone("plaster", hue(rng), rng.uniform(0.15, 0.42), rng.uniform(0.5, 0.9), 0.1)
-
-
-def cloth(rng: Rng) -> Material:
-    pattern = rng.choice(["fabric", "fabric", "carpet", "stripes", "diamonds"])
-    contrast = 0.45 if pattern in ("fabric", "carpet") else 0.3
-    return two_tone(
-        str(pattern),
-        rng.random(),
-        rng.uniform(0.2, 0.65),
-        rng.uniform(0.5, 0.85),
-        contrast,
-        period=rng.uniform(0.3, 0.6),
-    )
-
-
-def metal(rng: Rng) -> Material:
-    return two_tone("plaster", 0.6, 0.05, rng.choice([0.18, 0.4, 0.7]), 0.15)
 
 
 def box(center: tuple[float, float, float], size: tuple[float, float, float], material: Material) -> Part:
     return Part("box", center, size, material)
 
 
-def round_part(shape: Shape, z: tuple[float, float], width: float, material: Material, x=0.0, y=0.0) -> Part:
+def round_part(
+    shape: Shape, z: tuple[float, float], width: float, material: Material, x: float = 0.0, y: float = 0.0
+) -> Part:
     """A cylinder or ellipsoid of circular plan ``width`` between two heights."""
     return Part(shape, (x, y, (z[0] + z[1]) / 2), (width, width, z[1] - z[0]), material)
 
@@ -151,7 +106,7 @@ def table(rng: Rng) -> list[Part]:
         ]
     parts = legs(depth - 0.06, width - 0.06, height - 0.035, rng.uniform(0.045, 0.07), support)
     parts.append(box((0, 0, height - 0.075), (depth - 0.12, width - 0.12, 0.08), support))
-    parts.append(box((0, 0, height - 0.0175), (depth, width, 0.035), Material(**{**vars(top), "turned": True})))
+    parts.append(box((0, 0, height - 0.0175), (depth, width, 0.035), replace(top, turned=True)))
     return parts
 
 
@@ -194,7 +149,7 @@ def bookshelf(rng: Rng) -> list[Part]:
     for k in range(shelves):
         length = (width - 2 * board) * rng.uniform(0.45, 1.0) - 0.01
         high, books = (gap - board) * rng.uniform(0.65, 0.92), depth * rng.uniform(0.6, 0.8)
-        spines = two_tone("books", hue(rng), rng.uniform(0.3, 0.6), 0.9, 0.8, period=rng.uniform(0.55, 0.8))
+        spines = two_tone("books", any_hue(rng), rng.uniform(0.3, 0.6), 0.9, 0.8, period=rng.uniform(0.55, 0.8))
         y = rng.choice([-1, 1]) * (width - 2 * board - length) / 2
         x = -depth / 2 + 0.012 + books / 2
         parts.append(box((x, y, board + gap * k + high / 2), (books, length, high), spines))
@@ -263,7 +218,10 @@ def floor_lamp(rng: Rng) -> list[Part]:
 
 
 def _lamp(rng: Rng, height: float, width: float) -> list[Part]:
-    frame, shade = metal(rng), two_tone("fabric", 0.12, rng.uniform(0.2, 0.45), 1.0, 0.12, period=0.3, glow=1.6)
+    frame, shade = (
+        metal(rng),
+        replace(two_tone("fabric", 0.12, rng.uniform(0.2, 0.45), 1.0, 0.12, period=0.3), glow=1.6),
+    )
     return [
         round_part("cylinder", (0, 0.025), width * 0.75, frame),
         round_part("cylinder", (0.025, height - 0.03), 0.03, frame),
@@ -274,7 +232,7 @@ def _lamp(rng: Rng, height: float, width: float) -> list[Part]:
 def vase(rng: Rng) -> list[Part]:
     width, glaze = (
         rng.uniform(0.14, 0.2),
-        two_tone("marble", hue(rng), 0.5, rng.uniform(0.55, 0.9), 0.4, period=0.4),
+        two_tone("marble", any_hue(rng), 0.5, rng.uniform(0.55, 0.9), 0.4, period=0.4),
     )
     return [
         round_part("ellipsoid", (0, width * 1.3), width, glaze),
@@ -324,7 +282,7 @@ def window(rng: Rng) -> list[Part]:
 
 def picture(rng: Rng) -> list[Part]:
     width, height = rng.uniform(0.4, 0.9), rng.uniform(0.35, 0.6)
-    tint = hue(rng)
+    tint = any_hue(rng)
     canvas = Material("landscape", hsv(tint, 0.6, 0.3), hsv(tint + rng.uniform(0.1, 0.5), 0.35, 0.95), period=width)
     return [
         box((0.012, 0, height / 2), (0.024, width, height), wood(rng)),
@@ -334,7 +292,7 @@ def picture(rng: Rng) -> list[Part]:
 
 def rug(rng: Rng) -> list[Part]:
     size = (*rng.uniform(1.3, 2.2, 2), 0.006)
-    pattern, tint = str(rng.choice(["diamonds", "stripes", "carpet"])), hue(rng)
+    pattern, tint = str(rng.choice(["diamonds", "stripes", "carpet"])), any_hue(rng)
     wool = Material(pattern, hsv(tint, 0.55, 0.45), hsv(tint + 0.08, 0.25, 0.85), period=rng.uniform(0.5, 0.9))
     return [box((0, 0, 0.003), size, wool)]
 

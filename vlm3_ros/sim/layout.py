@@ -9,7 +9,8 @@ import numpy as np
 
 from vlm3_ros.sim import furniture
 from vlm3_ros.sim.floorplan import CELL, disjoint, free_floor
-from vlm3_ros.sim.furniture import Maker, hsv, two_tone, wood
+from vlm3_ros.sim.furniture import Maker
+from vlm3_ros.sim.materials import any_hue, hsv, paint, two_tone
 from vlm3_ros.sim.room import Material, Room, Thing
 
 WALKING_MARGIN = 0.5  # metres to everything that the free floor of a room has; path.walk relies on it
@@ -18,7 +19,7 @@ _TRIES = 25
 
 
 def random_room(seed: int) -> Room:
-    """A furnished room drawn from ``seed``: size, materials, things and where they stand; the same for the same seed."""
+    """A furnished room drawn from ``seed``: its size, materials, things and where they stand."""
     rng = np.random.default_rng(seed)
     size = (rng.uniform(3.6, 7.5), rng.uniform(3.6, 7.5), rng.uniform(2.35, 3.1))
     furnisher = _Furnisher(rng, _bare(rng, size))
@@ -42,38 +43,42 @@ def _bare(rng: np.random.Generator, size: tuple[float, float, float]) -> Room:
     """The shell with its materials, a rug and a light, nothing else."""
     paper = _wall(rng)
     feature = _wall(rng) if rng.random() < 0.5 else paper
-    walls = [paper] * 4
-    walls[rng.integers(4)] = feature
+    which = rng.integers(4)
+    w0, w1, w2, w3 = (feature if k == which else paper for k in range(4))
     ceiling = two_tone("plaster", 0.1, 0.04, rng.uniform(0.85, 0.97), 0.07, period=1.5)
-    lamp = two_tone("plaster", 0.12, 0.1, 1.0, 0.04, glow=1.5)
+    lamp = replace(two_tone("plaster", 0.12, 0.1, 1.0, 0.04), glow=1.5)
     light = furniture.round_part("cylinder", (-0.06, 0.0), rng.uniform(0.3, 0.6), lamp)
     decor = [Thing.standing("ceiling light", [light], (0.0, 0.0, size[2]))]
     if rng.random() < 0.7:
-        decor.append(Thing.standing("rug", furniture.rug(rng), (*rng.uniform(-0.6, 0.6, 2), 0.0), rng.uniform(-0.2, 0.2)))
-    decor += skirting(size, furniture.paint(rng))
-    return Room(size, _flooring(rng), ceiling, tuple(walls), decor=tuple(decor))
+        x, y = rng.uniform(-0.6, 0.6, 2)
+        decor.append(Thing.standing("rug", furniture.rug(rng), (x, y, 0.0), rng.uniform(-0.2, 0.2)))
+    decor += skirting(size, paint(rng))
+    return Room(size, _flooring(rng), ceiling, (w0, w1, w2, w3), decor=tuple(decor))
 
 
 def _flooring(rng: np.random.Generator) -> Material:
     kind = rng.choice(["planks", "planks", "tiles", "checker", "carpet", "marble"])
-    turned = bool(rng.random() < 0.5)
     if kind == "planks":
-        value = rng.uniform(0.5, 0.85)
-        return two_tone("planks", rng.uniform(0.06, 0.1), rng.uniform(0.3, 0.6), value, 0.5, period=rng.uniform(1.0, 1.5), turned=turned)
+        saturation, value, period = rng.uniform(0.3, 0.6), rng.uniform(0.5, 0.85), rng.uniform(1.0, 1.5)
+        boards = two_tone("planks", rng.uniform(0.06, 0.1), saturation, value, 0.5, period)
+        return replace(boards, turned=bool(rng.random() < 0.5))
     if kind == "carpet":
-        return two_tone("carpet", furniture.hue(rng), rng.uniform(0.1, 0.4), rng.uniform(0.5, 0.8), 0.4, period=rng.uniform(0.5, 0.9))
+        return two_tone(
+            "carpet", any_hue(rng), rng.uniform(0.1, 0.4), rng.uniform(0.5, 0.8), 0.4, rng.uniform(0.5, 0.9)
+        )
     saturation, value, contrast = rng.uniform(0.03, 0.3), rng.uniform(0.65, 0.95), rng.uniform(0.3, 0.65)
-    return two_tone(str(kind), furniture.hue(rng), saturation, value, contrast, period=rng.uniform(1.2, 2.4))
+    return two_tone(str(kind), any_hue(rng), saturation, value, contrast, rng.uniform(1.2, 2.4))
 
 
 def _wall(rng: np.random.Generator) -> Material:
     kind = str(rng.choice(["plaster", "plaster", "stripes", "diamonds", "bricks", "planks"]))
     if kind == "bricks":
-        mortar = hsv(0.1, 0.1, rng.uniform(0.7, 0.9))
-        return Material("bricks", hsv(rng.uniform(0.0, 0.06), rng.uniform(0.3, 0.65), rng.uniform(0.4, 0.7)), mortar, 1.0)
+        brick = hsv(rng.uniform(0.0, 0.06), rng.uniform(0.3, 0.65), rng.uniform(0.4, 0.7))
+        return Material("bricks", brick, hsv(0.1, 0.1, rng.uniform(0.7, 0.9)))
     contrast = {"plaster": 0.16, "stripes": 0.14, "diamonds": 0.16, "planks": 0.25}[kind]
     saturation, value = rng.uniform(0.03, 0.3), rng.uniform(0.65, 0.95)
-    return two_tone(kind, furniture.hue(rng), saturation, value, contrast, period=rng.uniform(1.0, 1.8), turned=kind == "planks")
+    material = two_tone(kind, any_hue(rng), saturation, value, contrast, rng.uniform(1.0, 1.8))
+    return replace(material, turned=kind == "planks")
 
 
 def skirting(size: tuple[float, float, float], material: Material) -> list[Thing]:
@@ -131,7 +136,7 @@ class _Furnisher:
         parts = make(self.rng)
         carriers = [t for t in self.room.things if t.label in ("table", "cabinet") and t.top < 1.1]
         for carrier in self.rng.permutation(np.array(carriers, object)):
-            spread = np.maximum(np.array(carrier.size[:2]) - 0.3, 0.0) / 2 * (0.7 if carrier.label == "table" else 1.0)
+            spread = np.maximum(np.array(carrier.size[:2]) - 0.3, 0.0) / 2
             for _ in range(_TRIES):
                 at = carrier.center + carrier.R @ [*self.rng.uniform(-spread, spread), carrier.size[2] / 2]
                 thing = Thing.standing(label, parts, tuple(at), carrier.yaw + self.rng.normal(0.0, 0.15))
@@ -167,11 +172,12 @@ class _Furnisher:
 
     def _put(self, thing: Thing) -> bool:
         """Add a thing if it fits; says whether it did."""
-        inside = self.room.contains(thing.corners - [0, 0, thing.bottom - 1e-3]).all() and thing.top < self.room.size[2]
-        margin = abs(thing.footprint).max(0) + 0.03 <= np.array(self.room.size[:2]) / 2
+        fits = (abs(thing.footprint) + 0.03 <= np.array(self.room.size[:2]) / 2).all() and thing.top < self.room.size[
+            2
+        ]
         hung = [d for d in self.room.decor if d.label not in ("rug", "skirting", "ceiling light")]
         others = (*self.room.things, *hung, *self._kept_free)
-        if not (inside and margin.all() and all(disjoint(thing, other, 0.02) for other in others)):
+        if not fits or not all(disjoint(thing, other, 0.02) for other in others):
             return False
         furnished = replace(self.room, things=(*self.room.things, thing))
         _, free = free_floor(furnished, WALKING_MARGIN)

@@ -21,7 +21,7 @@ _DWELL = 5.0  # seconds that the camera looks at one thing
 def walk(room: Room, frames: int, rate: float = 10.0, seed: int = 0) -> np.ndarray:
     """A smooth walk at `SPEED` that looks at the room's things: T_world_cam [frames, 4, 4], ``rate`` a second.
 
-    It stays clear of walls and things by at least a quarter of a metre. Raises ValueError for a room without free floor.
+    It stays a quarter of a metre clear of walls and things. Raises ValueError for a room without free floor.
     """
     rng = np.random.default_rng(seed)
     positions = _positions(room, frames, SPEED / rate, rng)
@@ -46,8 +46,10 @@ def viewpoint(room: Room, rng: np.random.Generator) -> np.ndarray:
 
 
 def pose(center: np.ndarray, yaw: float, pitch: float, roll: float = 0.0) -> np.ndarray:
-    """T_world_cam [4, 4] of a camera at ``center`` whose optical axis has ``yaw`` about z (0 is world x) and ``pitch``
-    (positive up), turned by ``roll`` about that axis (positive to the right). Angles in radians."""
+    """T_world_cam [4, 4] of a camera at ``center``; angles in radians.
+
+    ``yaw`` turns its optical axis about z (0 looks along world x), ``pitch`` lifts it, ``roll`` banks to the right.
+    """
     forward = np.array([math.cos(yaw) * math.cos(pitch), math.sin(yaw) * math.cos(pitch), math.sin(pitch)])
     level = np.array([math.sin(yaw), -math.cos(yaw), 0.0])
     down = np.cross(forward, level)

@@ -39,9 +39,7 @@ class Rendering:
     thing: np.ndarray  # int32 [h, w], index into room.things, −1 where there is none
 
 
-def render(
-    room: Room, camera: Camera, T_world_cam: np.ndarray, rng: np.random.Generator | None = None
-) -> Rendering:
+def render(room: Room, camera: Camera, T_world_cam: np.ndarray, rng: np.random.Generator | None = None) -> Rendering:
     """Take a picture of ``room`` from ``T_world_cam`` [4, 4]; with ``rng``, the sensor adds its noise.
 
     Edges are anti-aliased in the image; depth and masks are those of the pixel centres. Raises ValueError when the
@@ -59,10 +57,9 @@ def render(
     if edges.size:
         light[:, edges] = _supersampled(room, camera, T_world_cam, grid[:, edges])
     thing = np.append(np.full(SHELL, -1, np.int32), solids(room).thing)[surface]
-    image = _exposed(light, rng).T.reshape(height, width, 3)
-    return Rendering(
-        room, camera, T_world_cam, np.ascontiguousarray(image), depth.reshape(height, width), thing.reshape(height, width)
-    )
+    image = np.ascontiguousarray(_exposed(light, rng).T).reshape(height, width, 3)
+    shape = height, width
+    return Rendering(room, camera, T_world_cam, image, depth.reshape(shape), thing.reshape(shape))
 
 
 def _borders(facet: np.ndarray) -> np.ndarray:
@@ -120,7 +117,7 @@ def _radiance(room: Room, rays: Rays, depth: np.ndarray, surface: np.ndarray) ->
     to_camera = np.sqrt((rays.directions**2).sum(0))  # length of a ray per metre of depth
     facing = abs((normal * rays.directions).sum(0)) / to_camera
     pixel = depth * np.float32(1.0 / rays.camera.focal) / np.sqrt(np.maximum(facing, 0.05))
-    grey = textures.sample(paints["pattern"][surface], *texture, pixel * paints["per_metre"][surface])
+    grey = textures.sample(paints["pattern"][surface], texture, pixel * paints["per_metre"][surface])
     lamp = rays.origin + rays.T_world_cam[:3, :3].astype(np.float32) @ LAMP_POSITION
     to_lamp = lamp[:, None] - points
     square = (to_lamp**2).sum(0)
@@ -178,8 +175,8 @@ def _share_above_floor(room: Room, points: np.ndarray) -> np.ndarray:
     return share
 
 
-# Of points [3, M] on primitives, given in their unit spaces, with half sizes [3, M] and periods per metre [M]: normals
-# [3, M] in their own axes, coordinates along the surface in metres [2, M], the number of the flat side [M] or 0.
+# Of points [3, M] on primitives, given in their unit spaces, with half sizes [3, M] and periods per metre [M]:
+# normals [3, M] in their own axes, coordinates along the surface in metres [2, M], number of the flat side [M] or 0.
 Outside = tuple[np.ndarray, np.ndarray, np.ndarray | int]
 
 

@@ -23,7 +23,7 @@ _LAYERS = ((0.0, 0.12, 0.07, 0.7), (0.12, 0.45, 0.13, 0.5), (0.45, 0.9, 0.25, 0.
 
 @lru_cache(maxsize=4)
 def baked(room: Room) -> tuple[np.ndarray, ...]:
-    """Share of the ambient light on each face of the shell, float32 [rows, columns] over the face's two world axes."""
+    """Share of the ambient light on each face of the shell: float32 [rows, columns] over its two world axes."""
     return tuple(_face(room, face) for face in range(SHELL))
 
 

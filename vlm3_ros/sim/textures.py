@@ -1,4 +1,4 @@
-"""Procedural patterns, all in one image with their mipmaps: sampled without aliasing by one lookup for a whole picture.
+"""Procedural patterns, all in one image with their mipmaps: a whole picture samples them at once, without aliasing.
 
 A pattern is one tileable grey image; a material blends its two colours by it. Grey 0 is the dark colour.
 """
@@ -178,15 +178,15 @@ def _atlas() -> np.ndarray:
     return atlas
 
 
-def sample(pattern: np.ndarray, s: np.ndarray, t: np.ndarray, footprint: np.ndarray) -> np.ndarray:
-    """Patterns (indices [N]) at (s, t) in periods [N], averaged over ``footprint`` periods [N] → [N] in [0, 1].
+def sample(pattern: np.ndarray, coordinates: np.ndarray, footprint: np.ndarray) -> np.ndarray:
+    """Grey [N] in [0, 1] of patterns (indices [N]) at coordinates [2, N], averaged over ``footprint`` [N] (periods).
 
     Trilinear: two bilinear lookups in the levels whose pixels are just finer and coarser than the footprint.
     """
     level = np.clip(np.log2(np.maximum(footprint * SIDE, 1.0)), 0.0, LEVELS - 1.001)
     fine = level.astype(np.int32)
     blend = level - fine
-    s, t = s - np.floor(s), t - np.floor(t)
+    s, t = coordinates - np.floor(coordinates)
     top = (pattern * _BLOCK + _PAD).astype(np.float32)
     columns = _level_columns().astype(np.float32)
     grey = [

@@ -1,7 +1,8 @@
 """Rays into a room: how deep they go and what they meet. Exact to float32; primitives are tried on their screen
 rectangles only.
 
-Surfaces are numbered: 0 to 5 are the shell's faces (−x, +x, −y, +y, floor, ceiling), 6 + k is primitive k of `solids`.
+Surfaces are numbered: 0 to 5 are the shell's faces (−x, +x, −y, +y, floor, ceiling), 6 + k is primitive k of
+`solids`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ SHELL = 6  # number of the shell's faces
 FLOOR = 4
 SHAPES: tuple[Shape, ...] = ("box", "ellipsoid", "cylinder")
 NEAR = 0.02  # metres; what is nearer to the camera's plane is not seen
+
+
+# Pairs of corners that an edge of a box joins: those of UNIT_CORNERS that differ in one coordinate.
+_EDGES = np.array([(a, a + step) for step in (1, 2, 4) for a in range(8) if not a & step])
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +107,9 @@ def cast(room: Room, rays: Rays) -> tuple[np.ndarray, np.ndarray]:
     """
     depth, surface = _shell(room, rays)
     all_solids = solids(room)
-    for k, rectangle in zip(*_on_screen(all_solids, rays), strict=True):
-        index = rays.within(rectangle)
+    for k, around, nearest in zip(*_on_screen(all_solids, rays), strict=True):
+        index = rays.within(around)
+        index = index.take(np.flatnonzero(depth.take(index) > nearest))
         t = _enter(all_solids, k, rays.origin, rays.directions.take(index, axis=1))
         nearer = np.flatnonzero((t > NEAR) & (t < depth.take(index)))
         hit = index.take(nearer)
@@ -117,7 +123,7 @@ def alone(room: Room, thing: int, rays: Rays) -> np.ndarray:
     met = np.zeros(rays.pixels.shape[1], bool)
     all_solids = solids(room)
     for k in np.flatnonzero(all_solids.thing == thing):
-        t = _enter(all_solids, k, rays.origin, rays.directions)
+        t = _enter(all_solids, int(k), rays.origin, rays.directions)
         met |= (t > NEAR) & (t < np.inf)
     return met
 
@@ -125,25 +131,33 @@ def alone(room: Room, thing: int, rays: Rays) -> np.ndarray:
 def rectangle(camera: Camera, T_world_cam: np.ndarray, corners: np.ndarray) -> np.ndarray:
     """Smallest pixel rectangles (u0, v0, u1, v1) [..., 4] around boxes given by world corners [..., 8, 3].
 
-    Unbounded where a box reaches behind the camera's plane; NaN where all of it is behind.
+    What reaches behind the camera is cut off at `NEAR`; a box all behind it has u0 > u1.
     """
     local = (corners - T_world_cam[:3, 3]) @ T_world_cam[:3, :3]
-    z = local[..., 2]
-    ahead = np.where((z > NEAR)[..., None], local, np.nan)
-    pixels = camera.project(ahead)
-    some, every = (z > NEAR).any(-1), (z > NEAR).all(-1)
-    low = np.where(every[..., None], pixels.min(-2), np.where(some[..., None], -np.inf, np.nan))
-    high = np.where(every[..., None], pixels.max(-2), np.where(some[..., None], np.inf, np.nan))
+    a, b = local[..., _EDGES[:, 0], :], local[..., _EDGES[:, 1], :]
+    ahead = local[..., 2] >= NEAR
+    crossing = ahead[..., _EDGES[:, 0]] != ahead[..., _EDGES[:, 1]]
+    share = np.where(crossing, (NEAR - a[..., 2]) / np.where(crossing, b[..., 2] - a[..., 2], 1.0), 0.0)
+    outline = np.concatenate([local, a + share[..., None] * (b - a)], axis=-2)
+    valid = np.concatenate([ahead, crossing], axis=-1)[..., None]
+    outline[..., 2] = np.maximum(outline[..., 2], NEAR)
+    pixels = camera.project(outline)
+    low, high = np.where(valid, pixels, np.inf).min(-2), np.where(valid, pixels, -np.inf).max(-2)
     return np.concatenate([low, high], axis=-1)
 
 
-def _on_screen(all_solids: Solids, rays: Rays) -> tuple[np.ndarray, np.ndarray]:
-    """Primitives [K] that may be seen, and their pixel rectangles [K, 4], a little wider than needed."""
+def _on_screen(all_solids: Solids, rays: Rays) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """Primitives [K] that may be seen, nearest first, their pixel rectangles [K, 4] and least depths [K].
+
+    Rectangles and depths are a little wider and less than they need to be.
+    """
     around = rectangle(rays.camera, rays.T_world_cam, all_solids.corners) + np.array([-0.01, -0.01, 0.01, 0.01])
+    nearest = ((all_solids.corners - rays.T_world_cam[:3, 3]) @ rays.T_world_cam[:3, 2]).min(1) - 0.01
     (u_min, v_min), (u_max, v_max) = rays.pixels.min(1), rays.pixels.max(1)
     u0, v0, u1, v1 = around.T
     seen = np.flatnonzero((u1 >= u_min) & (u0 <= u_max) & (v1 >= v_min) & (v0 <= v_max))
-    return seen, around[seen].astype(np.float32)
+    seen = seen[np.argsort(nearest[seen], kind="stable")]
+    return seen.tolist(), around[seen].astype(np.float32), nearest[seen].astype(np.float32)
 
 
 def _shell(room: Room, rays: Rays) -> tuple[np.ndarray, np.ndarray]:

@@ -78,6 +78,11 @@ class Grammar:
             return Refusal(Reason.OUT_OF_RANGE, text)
         return values
 
+    def spans(self, text: str) -> tuple[tuple[int, int], ...]:
+        """Where in an answer its numbers stand, as (start, end); empty if the text has another form."""
+        found = self._regex.search(text)
+        return tuple(found.regs[1:]) if found else ()
+
 
 def _pattern(part: str | Number | Words) -> str:
     """Literal text matches with any amount of white space, none included, wherever it has some."""

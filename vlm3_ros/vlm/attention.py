@@ -77,9 +77,7 @@ class Layout:
         assert self.used is not None
         used = self.used + 1
         visible = torch.arange(self.keys + 1, device=used.device) < used[:, None]
-        return Layout(
-            self.rows, self.row, self.column, self.slot + 1, 1, self.keys + 1, visible, self.ends, used
-        )
+        return Layout(self.rows, self.row, self.column, self.slot + 1, 1, self.keys + 1, visible, self.ends, used)
 
 
 def to_own(q: Tensor, keys: Tensor, values: Tensor, scale: float, layout: Layout) -> Part:
@@ -113,7 +111,9 @@ def _take(x: Tensor, layout: Layout) -> Tensor:
 def _dense(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> Part:
     """Attention [B, Hkv, Q, D] to [B, Hkv, K, D] with a bias [B, 1, Q, K]; and its log-sum-exp [B, Hkv, Q]."""
     if q.device.type == "cpu":
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False, attn_mask=bias, scale=scale)
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            q, k, v, 0.0, False, attn_mask=bias, scale=scale
+        )
     scores = torch.matmul(q, k.transpose(-1, -2)).float() * scale
     if bias is not None:
         scores = scores + bias

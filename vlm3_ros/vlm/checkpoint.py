@@ -61,7 +61,9 @@ def inspect(name: str) -> CheckpointInfo:
         raise ModelError(f"config.json in {folder} lacks text_config or vision_config: the download is damaged")
     for choice in (("tokenizer.json",), ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")):
         if not any((folder / file).is_file() for file in choice):
-            raise ModelError(f"{folder} has no {' or '.join(choice)}: download the whole checkpoint, not only weights")
+            raise ModelError(
+                f"{folder} has no {' or '.join(choice)}: download the whole checkpoint, not only weights"
+            )
     return CheckpointInfo(name, folder, config, sum(file.stat().st_size for file in _weight_files(folder)))
 
 
@@ -106,7 +108,9 @@ def _weight_files(folder: Path) -> list[Path]:
     shards = [folder / shard for shard in sorted(set(_json(index, str(folder)).get("weight_map", {}).values()))]
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing or not shards:
-        raise ModelError(f"{folder} lacks weight files ({', '.join(missing) or 'none are listed'}): download it again")
+        raise ModelError(
+            f"{folder} lacks weight files ({', '.join(missing) or 'none are listed'}): download it again"
+        )
     return shards
 
 

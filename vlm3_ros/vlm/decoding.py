@@ -35,7 +35,7 @@ class Row:
 
     @property
     def is_done(self) -> bool:
-        return len(self.tokens) >= self.max_tokens or self.tokens[-1:] and self.tokens[-1] in self.ends
+        return self.left <= 0 or (bool(self.tokens) and self.tokens[-1] in self.ends)
 
     @property
     def left(self) -> int:
@@ -51,6 +51,10 @@ class Row:
         """What has to be fed next."""
         return self.tokens[-1:] or list(self.suffix)
 
+    def forget(self) -> None:
+        """Back to the start."""
+        self.tokens, self.logs, self.failed = [], [], False
+
     def accept(self, tokens: Sequence[int], logs: Sequence[float]) -> None:
         """Tokens that greedy decoding chooses next; those behind the end are dropped."""
         for token, log in zip(tokens, logs, strict=True):
@@ -64,18 +68,28 @@ def decode(language: LanguageModel, own: OwnTokens, rows: Sequence[Row], templat
     """Answer all ``rows``, whose keys and values are those of ``own``."""
     active = list(range(len(rows)))
     while active:
-        plans = [_plan(rows[i], template) for i in active]
+        plans = [_plan(rows[i], template) or Plan() for i in active]
         _verify(language, own, rows, active, plans)
         active = [i for i in active if not rows[i].is_done]
-        free = _lockstep_length(language, [rows[i] for i in active], template)
-        if active and free:
-            _lockstep(language, own, rows, active, free)
+        steps = _steps([rows[i] for i in active], template, unknown=LOCKSTEP if language.device.type == "cuda" else 1)
+        if steps:
+            _lockstep(language, own, rows, active, steps)
             active = [i for i in active if not rows[i].is_done]
 
 
-def _plan(row: Row, template: Template | None) -> Plan:
+def _plan(row: Row, template: Template | None) -> Plan | None:
+    """What to do next with a row; None where its answer has no known form."""
     plan = template.plan(row.tokens) if template is not None and not row.failed else None
-    return Plan() if plan is None else Plan(plan.draft[: row.left - 1], plan.free)
+    return plan and Plan(plan.draft[: row.left - 1], plan.free)
+
+
+def _steps(rows: Sequence[Row], template: Template | None, unknown: int) -> int:
+    """How many tokens to decode before looking at them: until the numbers are through; 0 where a row has a draft."""
+    plans = [plan for row in rows if (plan := _plan(row, template))]
+    if any(plan.draft for plan in plans):
+        return 0
+    wanted = max((plan.free for plan in plans), default=unknown)
+    return min(wanted, max((row.left for row in rows), default=0))
 
 
 def _verify(

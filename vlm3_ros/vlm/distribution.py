@@ -38,6 +38,10 @@ class Distribution:
         """Half the width of the central 68 % of the mass: the standard deviation, were this a normal distribution."""
         return 0.5 * (self.quantile(0.84) - self.quantile(0.16))
 
+    def between(self, low: float, high: float) -> float:
+        """The mass of the values in [low, high]."""
+        return float(self.probabilities[(low <= self.values) & (self.values <= high)].sum())
+
     def groups(self, gap: float = 0.0, ratio: float = 0.0) -> list[Distribution]:
         """Groups of values; neighbours a < b stay together where b − a ≤ gap + ratio · |a|."""
         if not self.values.size:

@@ -58,9 +58,14 @@ class OwnTokens:
         self.keys = [torch.empty(shape, dtype=language.dtype, device=language.device) for _ in language.layers]
         self.values = [torch.empty_like(k) for k in self.keys]
 
+    @property
+    def capacity(self) -> int:
+        """Own tokens that there is room for in each row."""
+        return self.keys[0].shape[1]
+
     def reserve(self, capacity: int) -> None:
         """Make room for so many own tokens in each row."""
-        more = capacity - self.keys[0].shape[1]
+        more = capacity - self.capacity
         if more > 0:
             for store in (self.keys, self.values):
                 for layer, old in enumerate(store):

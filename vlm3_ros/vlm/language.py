@@ -30,7 +30,12 @@ class LanguageModel:
     def __init__(self, model: Any):
         text = model.model.language_model
         self.layers: Sequence[Any] = text.layers
-        self._rotary, self._norm, self._embedding, self._head = text.rotary_emb, text.norm, text.embed_tokens, model.lm_head
+        self._rotary, self._norm, self._embedding, self._head = (
+            text.rotary_emb,
+            text.norm,
+            text.embed_tokens,
+            model.lm_head,
+        )
         config = text.config
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // self.heads)

@@ -68,7 +68,9 @@ def pick_device(name: str) -> torch.device:
         )
     index = device.index or 0
     if index >= torch.cuda.device_count():
-        raise ModelError(f"device {name!r} was asked for, but there are only {torch.cuda.device_count()} CUDA devices")
+        raise ModelError(
+            f"device {name!r} was asked for, but there are only {torch.cuda.device_count()} CUDA devices"
+        )
     return torch.device("cuda", index)
 
 

@@ -54,10 +54,10 @@ class Slot:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to try next: tokens that probably come next, then so many more that have to be decoded one by one."""
+    """What to do next: try tokens that probably come next or, where there are none, decode so many one by one."""
 
     draft: tuple[int, ...] = ()
-    free: int = 0
+    free: int = 1
 
 
 @dataclass(frozen=True)
@@ -98,14 +98,20 @@ class Template:
                 i += 1
                 continue
             length = self.numbers.length(answer, i)
-            if i + length < len(answer) and answer[i + length : i + length + 1] != [self.numbers.point]:
-                if not length:
-                    return None
-                found.append(tuple(answer[i : i + length]))
-                i += length
-                continue
-            return self._inside(p, found, tuple(answer[i:]))
+            rest = answer[i + length :]
+            if not rest or (length and list(rest) == [self.numbers.point]):
+                return self._inside(p, found, tuple(answer[i:]))
+            if not length:
+                return None
+            found.append(tuple(answer[i : i + length]))
+            i += length
         return None
+
+    @property
+    def copies(self) -> dict[int, int]:
+        """Which numbers always repeat which earlier one."""
+        slots = [part for part in self.parts if isinstance(part, Slot)]
+        return {i: slot.copy_of for i, slot in enumerate(slots) if slot.copy_of is not None}
 
     def _inside(self, p: int, found: list[tuple[int, ...]], number: tuple[int, ...]) -> Plan:
         """Within number ``p``, of which these tokens are known."""
@@ -114,11 +120,10 @@ class Template:
         if part.copy_of is not None:
             whole = found[part.copy_of]
             if whole[: len(number)] == number:
-                rest = self._ahead(p + 1, [*found, whole])
-                return Plan((*whole[len(number) :], *rest.draft), rest.free)
+                return Plan(whole[len(number) :] + self._ahead(p + 1, [*found, whole]).draft)
         if part.decimals and _decimals(number, self.numbers) == part.decimals:
             return self._ahead(p + 1, [*found, number])
-        return Plan((), max(0, part.longest - len(number) - 1))
+        return Plan(free=max(1, part.longest - len(number)))
 
     def _ahead(self, p: int, found: list[tuple[int, ...]]) -> Plan:
         """All that is known from part ``p`` on."""
@@ -131,7 +136,7 @@ class Template:
                 found.append(found[part.copy_of])
                 draft.extend(found[-1])
             else:
-                return Plan(tuple(draft), part.longest - 1)
+                break
         return Plan(tuple(draft))
 
 

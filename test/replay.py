@@ -1,0 +1,83 @@
+"""Plays the camera of a recorded bag as ROS topics, as it was recorded, byte for byte.
+
+    python replay.py BAG [--answer depth/image] [--frames N]
+
+Publishes the bag's colour images on image (or image/compressed) and its camera_info. The next image is sent when a
+message with the stamp of the last one has come on the topic given by --answer, so that a slow node loses none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import rclpy
+from rclpy.node import Node
+from rosbags.highlevel import AnyReader
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+TIMEOUT_S = 60.0
+IMAGES = {
+    "sensor_msgs/msg/CompressedImage": ("image/compressed", CompressedImage),
+    "sensor_msgs/msg/Image": ("image", Image),
+}
+
+
+class Replay(Node):
+    """One camera, frame by frame."""
+
+    def __init__(self, answer: str):
+        super().__init__("replay")
+        self._answered: set[tuple[int, int]] = set()
+        self.create_subscription(Image, answer, self._on_answer, 10)
+
+    def _on_answer(self, message: Image) -> None:
+        self._answered.add((message.header.stamp.sec, message.header.stamp.nanosec))
+
+    def play(self, bag: Path, frames: int | None) -> int:
+        """Send the images one after the other; returns how many."""
+        sent = 0
+        with AnyReader([bag]) as reader:
+            connections = [c for c in reader.connections if "/color/" in c.topic]
+            image_type = next(c.msgtype for c in connections if c.msgtype in IMAGES)
+            topic, kind = IMAGES[image_type]
+            images = self.create_publisher(kind, topic, 10)
+            infos = self.create_publisher(CameraInfo, "camera_info", 10)
+            self._until(lambda: images.get_subscription_count() and infos.get_subscription_count(), "a subscriber")
+            time.sleep(0.5)  # the subscriber may not have found this side yet
+            info = None
+            waiting = []
+            for connection, _, raw in reader.messages(connections):
+                if connection.msgtype == "sensor_msgs/msg/CameraInfo":
+                    info = raw
+                elif connection.msgtype == image_type:
+                    waiting.append((raw, reader.deserialize(raw, connection.msgtype).header.stamp))
+                while info is not None and waiting and sent != frames:
+                    raw, stamp = waiting.pop(0)
+                    infos.publish(bytes(info))
+                    images.publish(bytes(raw))
+                    self._until(lambda s=stamp: (s.sec, s.nanosec) in self._answered, f"an answer to {stamp}")
+                    sent += 1
+        return sent
+
+    def _until(self, condition: object, what: str) -> None:
+        end = time.monotonic() + TIMEOUT_S
+        while not condition():
+            rclpy.spin_once(self, timeout_sec=0.05)
+            if time.monotonic() > end:
+                raise SystemExit(f"replay: waited {TIMEOUT_S:.0f} s for {what}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bag", type=Path)
+    parser.add_argument("--answer", default="depth/image")
+    parser.add_argument("--frames", type=int)
+    arguments, _ = parser.parse_known_args()
+    rclpy.init()
+    print(Replay(arguments.answer).play(arguments.bag, arguments.frames), "images sent", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""How many questions go through the model at a time: as many as memory, time and experience allow."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import torch
+
+from vlm3_ros.vlm.interface import ModelError
+from vlm3_ros.vlm.language import LanguageModel
+from vlm3_ros.vlm.memory import free_bytes
+
+log = logging.getLogger(__name__)
+
+MOST = 128  # about 10,000 tokens a pass: every GPU is busy with that, and more only takes memory
+SHARE = 0.6  # of the free memory; the rest is for what the allocator cannot use
+
+
+class Chunks:
+    """Chunk sizes for one model; ``limit`` 0 stands for as many as free memory allows, up to MOST."""
+
+    def __init__(self, language: LanguageModel, limit: int = 0):
+        self._language = language
+        self._limit = limit or MOST
+        self._from_memory = not limit
+
+    def size(self, left: int, own_tokens: int) -> int:
+        """How many of ``left`` questions to take next, each with so many tokens of its own; the last chunk is no stub."""
+        most = self._limit
+        if self._from_memory:
+            room = SHARE * free_bytes(self._language.device) / question_bytes(self._language, own_tokens)
+            most = max(1, min(most, int(room)))
+        return math.ceil(left / math.ceil(left / most))
+
+    def shrink(self, failed: int) -> None:
+        """Take half of what did not fit from now on. Raises ModelError where that was a single question."""
+        if failed == 1:
+            raise ModelError(
+                "out of memory with a single question: use precision nf4, lower camera.max_tokens, or unload other "
+                "programs from this device"
+            )
+        self._limit = failed // 2
+        log.warning("out of memory with %d questions at a time: %d from now on", failed, self._limit)
+        if self._language.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def question_bytes(language: LanguageModel, own_tokens: int) -> int:
+    """Memory a question takes while it is answered: its keys and values, and one layer's activations."""
+    item = language.dtype.itemsize
+    channels = language.heads * language.head_dim
+    stored = 2 * len(language.layers) * language.kv_heads * language.head_dim * item
+    working = item * (6 * language.hidden + 3 * language.intermediate + 4 * channels) + 4 * 3 * channels
+    return own_tokens * (stored + working)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory ran out, on a GPU or on a CPU (whose allocator has no error type of its own)."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,230 @@
+"""Distributions of the numbers in answers: a tree over their digits.
+
+Behind the text before a number, every likely continuation by the number's grammar (sign, digits, point, what ends it)
+is followed, not only the greedy one. Each level of the tree is one pass for all questions; its nodes are further own
+tokens of their row that see the text before the number and their own ancestors only (tree attention, arXiv
+2305.09781). Probabilities are those of the next token given that it continues the grammar: that is all the head has to
+be computed for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from vlm3_ros.tasks import Grammar, Number
+from vlm3_ros.tasks.answers import without_think
+from vlm3_ros.vlm.attention import Layout
+from vlm3_ros.vlm.distribution import Distribution
+from vlm3_ros.vlm.keyvalues import OwnTokens
+from vlm3_ros.vlm.language import LanguageModel
+from vlm3_ros.vlm.template import Digits
+
+LEAST = 0.02  # probability below which a beginning of a number is not followed
+WIDEST = 8  # beginnings followed at a time, a number
+SIGNIFICANT = 3  # digits; what comes after them is noise, of less than 1 %
+SIGNS = ("", "+", "-")
+END = "end"
+
+
+class Alphabet:
+    """What a tokenizer writes numbers with."""
+
+    def __init__(self, tokenizer: Any):
+        self._tokenizer = tokenizer
+        ids = tokenizer([*"0123456789."], add_special_tokens=False)["input_ids"]
+        if any(len(i) != 1 for i in ids):
+            raise ValueError("the tokenizer does not write every digit as a token of its own")
+        self.characters = {i[0]: character for i, character in zip(ids, "0123456789.", strict=True)}
+        self.numbers = Digits(frozenset(i[0] for i in ids[:10]), ids[10][0])
+
+    def signs(self, token: int) -> dict[int, str]:
+        """Tokens with the same text as this one but for the sign at its end, and that sign."""
+        text = self._tokenizer.decode([token])
+        sign = text[-1:] if text[-1:] in ("+", "-", "−") else ""
+        stem = text.removesuffix(sign)
+        found = {token: sign}
+        for other in SIGNS:
+            ids = self._tokenizer(stem + other, add_special_tokens=False)["input_ids"]
+            if other != sign and len(ids) == 1:
+                found[ids[0]] = other
+        return found
+
+
+@dataclass(frozen=True)
+class Place:
+    """A number in an answer: row ``row``, the own token ``before`` behind which it starts, and what ends it."""
+
+    row: int
+    before: int  # index among the row's own tokens
+    token: int  # that token
+    number: Number
+    signs: dict[int, str]  # tokens that come first, for a signed number
+    end: int | None  # token behind the number
+
+
+@dataclass
+class _Node:
+    place: int
+    text: str
+    mass: float
+    token: int
+    slots: tuple[int, ...]  # of its ancestors below the root and of itself
+    depth: int  # own position: index among the row's own tokens, had it been the only continuation
+
+
+def measure(
+    language: LanguageModel, own: OwnTokens, places: Sequence[Place], stored: Sequence[int], alphabet: Alphabet
+) -> list[Distribution]:
+    """The distribution of each number; ``stored`` own tokens of each row are known and stay."""
+    free = list(stored)
+    leaves: list[defaultdict[float, float]] = [defaultdict(float) for _ in places]
+    nodes = [_Node(i, "", 1.0, place.token, (place.before,), place.before) for i, place in enumerate(places)]
+    while nodes:
+        tokens = _tokens(places, alphabet)
+        logits = _feed(language, own, places, nodes, tokens)
+        following: list[_Node] = []
+        for node, scores in zip(nodes, logits, strict=True):
+            following += _grow(places[node.place], node, dict(zip(tokens, scores, strict=True)), leaves, alphabet)
+        nodes = _likely(following)
+        for node in nodes:
+            row = places[node.place].row
+            node.slots = (*node.slots, free[row])
+            free[row] += 1
+    return [_distribution(leaf) for leaf in leaves]
+
+
+def _tokens(places: Sequence[Place], alphabet: Alphabet) -> list[int]:
+    """All tokens that may continue any of the numbers."""
+    ends = {place.end for place in places if place.end is not None}
+    return sorted({*alphabet.characters, *ends, *(token for place in places for token in place.signs)})
+
+
+def _feed(
+    language: LanguageModel, own: OwnTokens, places: Sequence[Place], nodes: Sequence[_Node], tokens: Sequence[int]
+) -> np.ndarray:
+    """Logits [nodes, tokens] of what comes behind each node."""
+    device = language.device
+    rows = sorted({places[node.place].row for node in nodes})
+    index = {row: i for i, row in enumerate(rows)}
+    row = np.array([index[places[node.place].row] for node in nodes])
+    order = np.argsort(row, kind="stable")
+    starts = np.searchsorted(row[order], np.arange(len(rows)))
+    column = np.empty(len(nodes), int)
+    column[order] = np.arange(len(nodes)) - starts[row[order]]
+    slot = np.array([node.slots[-1] for node in nodes])
+    keys = int(slot.max()) + 1
+    visible = np.arange(keys) <= np.array([places[node.place].before for node in nodes])[:, None]
+    for i, node in enumerate(nodes):
+        visible[i, list(node.slots)] = True
+    on = [torch.as_tensor(x).to(device) for x in (rows, row, column, slot)]
+    layout = Layout(*on, int(column.max()) + 1, keys, torch.as_tensor(visible).to(device), None, None)
+    fed = torch.tensor([node.token for node in nodes], device=device)
+    depth = torch.tensor([node.depth for node in nodes], device=device)
+    hidden = own.run(fed, layout, depth)
+    return language.logits_of(hidden, torch.tensor(tokens, device=device)).cpu().numpy().astype(float)
+
+
+def _grow(
+    place: Place, node: _Node, logits: dict[int, float], leaves: list[defaultdict[float, float]], alphabet: Alphabet
+) -> list[_Node]:
+    """The children of a node that may grow further; those that may not become leaves."""
+    options = _options(place, node, alphabet)
+    scores = np.array([logits[token] for token in options])
+    masses = np.exp(scores - scores.max())
+    masses *= node.mass / masses.sum()
+    children = []
+    for (token, character), mass in zip(options.items(), masses.tolist(), strict=True):
+        text = node.text if character == END else node.text + character
+        value = _value(text, place.number, is_ended=character == END)
+        if value is not None:
+            leaves[node.place][value] += mass
+        else:
+            children.append(_Node(node.place, text, mass, token, node.slots, node.depth + 1))
+    return children
+
+
+def _options(place: Place, node: _Node, alphabet: Alphabet) -> dict[int, str]:
+    """The tokens that may come behind a node, and what they add to the number's text."""
+    if place.signs and node.slots == (place.before,):
+        return {token: sign or "+" for token, sign in place.signs.items()}
+    whole, point, decimals = node.text.lstrip("+-−").partition(".")
+    allowed = "" if not point and len(whole) >= place.number.integer_digits else "0123456789"
+    if whole and not point and place.number.decimals:
+        allowed += "."
+    options = {token: character for token, character in alphabet.characters.items() if character in allowed}
+    if place.end is not None and whole and (decimals or not point):
+        options[place.end] = END
+    return options
+
+
+def _value(text: str, number: Number, is_ended: bool) -> float | None:
+    """The number behind a text that nothing more is to come behind, or that needs no more; None otherwise."""
+    sign = -1.0 if text[:1] in ("-", "−") else 1.0
+    digits = text.lstrip("+-−")
+    whole, point, decimals = digits.partition(".")
+    if not whole:
+        return None
+    exact = sign * float(digits)
+    is_full = (
+        len(decimals) == number.decimals if point else not number.decimals and len(whole) == number.integer_digits
+    )
+    if is_ended or is_full:
+        return exact
+    if point and len((whole + decimals).lstrip("0")) >= SIGNIFICANT:
+        return round(exact + sign * 0.5 * 10.0 ** -len(decimals), 6)  # the middle of what may follow
+    return None
+
+
+def _likely(nodes: Sequence[_Node]) -> list[_Node]:
+    """The nodes worth following: not too unlikely, and not too many a number."""
+    by_place: defaultdict[int, list[_Node]] = defaultdict(list)
+    for node in nodes:
+        if node.mass >= LEAST:
+            by_place[node.place].append(node)
+    return [n for some in by_place.values() for n in sorted(some, key=lambda node: -node.mass)[:WIDEST]]
+
+
+def _distribution(leaves: dict[float, float]) -> Distribution:
+    values = np.array(sorted(leaves))
+    return Distribution(values, np.array([leaves[value] for value in values]))
+
+
+def places_in(
+    row: int,
+    own: Sequence[int],
+    answer_start: int,
+    text: str,
+    grammar: Grammar,
+    copies: dict[int, int],
+    alphabet: Alphabet,
+) -> list[Place]:
+    """Where the numbers of a grammar stand in an answer (own tokens from ``answer_start`` on, ``text``).
+
+    A number that by ``copies`` only repeats an earlier one is looked up there: at its copy nothing is left to decide.
+    """
+    numbers = [m.start() for m in re.finditer(r"[0-9]+(?:\.[0-9]+)?", text)]
+    starts, i = [], answer_start
+    while i < len(own):
+        length = alphabet.numbers.length(own, i)
+        starts += [(i, i + length)] if length else []
+        i += max(1, length)
+    if len(starts) != len(numbers):
+        return []
+    found = []
+    tail = without_think(text)
+    shift = len(text) - len(tail)
+    for (begin, end), number in zip(grammar.spans(tail), grammar.numbers, strict=False):
+        k = next(k for k, at in enumerate(numbers) if begin <= at - shift < end)
+        first, last = starts[copies.get(k, k)]
+        signs = alphabet.signs(own[first - 1]) if number.signed else {}
+        before = first - 1 - bool(signs)
+        following = own[last] if last < len(own) else None
+        found.append(Place(row, before, own[before], number, signs, following))
+    return found
