@@ -8,13 +8,20 @@ from __future__ import annotations
 import base64
 import importlib.util
 import json
+import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+from vlm3_ros.vlm.engine import Engine
+from vlm3_ros.vlm.interface import Picture
+from vlm3_ros.vlm.keyvalues import OwnTokens
+from vlm3_ros.vlm.loading import Checkpoint, load
 
 ROOT = Path(__file__).parent.parent
 TRIMMED_TOKENIZER = Path(__file__).parent / "data" / "tokenizer" / "tokenizer.json"
@@ -53,7 +60,7 @@ class Size:
 
 TINY = Size()
 WIDE = Size(hidden=128, heads=6, kv_heads=2, layers=3, deepstack=(0, 2), tied=False)  # 3 heads a group, untied head
-MID = Size(768, 2304, 8, 12, 4, 64, (12, 10, 10), 8, 384, 1536, 6, (1, 3, 5))  # 201 M parameters with all tokens
+MID = Size(768, 2304, 8, 12, 4, 64, (12, 10, 10), 8, 384, 1536, 6, (1, 3, 5), tied=False)
 FULL_4B = Size(2560, 9728, 36, 32, 8, 128, (24, 20, 20), 24, 1024, 4096, 16, (5, 11, 17))
 
 
@@ -202,3 +209,47 @@ def _byte_level(token: bytes) -> str:
 _PRINTABLE = {*range(33, 127), *range(161, 173), *range(174, 256)}
 _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
 _BYTE_CHARACTERS = {byte: chr(byte if byte in _PRINTABLE else 256 + _OTHERS.index(byte)) for byte in range(256)}
+
+
+def plant(folder: Path, dialogues: Sequence[tuple[str, str]], picture: Picture, steps: int = 60) -> None:
+    """Fit the head of a checkpoint (untied) so that it answers questions the way ``dialogues`` (question, answer) do.
+
+    A random transformer's last hidden state tells recent tokens apart; a linear readout of it, fitted by cross
+    entropy, is a language model of a few sentences. Where the dialogues go on differently from the same words (the
+    digits), the model is torn, and each question tips it its own way.
+    """
+    checkpoint = load(str(folder), device="cpu", precision="fp32")
+    states, nexts = _teacher_forced(checkpoint, dialogues, picture)
+    used, target = nexts.unique(return_inverse=True)
+    head = checkpoint.model.lm_head.weight
+    weight = torch.zeros(len(used), head.shape[1], requires_grad=True)
+    others = torch.full((len(states), 1), math.log(len(head) - len(used)))  # all other tokens keep the logit 0
+    optimizer = torch.optim.LBFGS([weight], max_iter=steps, history_size=20, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        logits = torch.cat([states @ weight.T, others], dim=1)
+        value = torch.nn.functional.cross_entropy(logits, target) + 1e-5 * weight.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    with torch.no_grad():
+        head.zero_()
+        head[used] = weight
+    checkpoint.model.save_pretrained(folder)
+
+
+@torch.no_grad()
+def _teacher_forced(
+    checkpoint: Checkpoint, dialogues: Sequence[tuple[str, str]], picture: Picture
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The last hidden states [T, hidden] before every token [T] of all answers."""
+    prefix = Engine(checkpoint).prefix([picture])
+    prompts = checkpoint.chat.questions([question for question, _ in dialogues])
+    answers = [checkpoint.tokenizer(answer, add_special_tokens=False)["input_ids"] for _, answer in dialogues]
+    fed = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+    lengths = [len(tokens) for tokens in fed]
+    own = OwnTokens(prefix, len(fed), max(lengths))
+    states = own.feed(range(len(fed)), fed, lengths, [len(answer) + 1 for answer in answers])
+    return states, torch.tensor([token for answer in answers for token in (*answer, checkpoint.end_tokens[0])])

@@ -98,7 +98,7 @@ def node(parameters: dict[str, object] | None = None, *arguments: str, sources: 
     command: Sequence[str] = [
         a for name, value in (parameters or {}).items() for a in ("-p", f"{name}:={_yaml(value)}")
     ]
-    return Process(executable, "--ros-args", *command, *arguments, sources=sources)
+    return Process(executable, "--ros-args", *arguments, *command, sources=sources)
 
 
 def _yaml(value: object) -> str:

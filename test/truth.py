@@ -21,6 +21,7 @@ import numpy as np
 from vlm3_ros.camera import Camera, from_references, metric_scale
 from vlm3_ros.geometry import motion
 from vlm3_ros.geometry.boxes import Box3D
+from vlm3_ros.sim.tour import Tour, true_boxes
 from vlm3_ros.tasks import Question, depth, grounding, matching, pose
 from vlm3_ros.vlm import Answer, Picture
 
@@ -102,7 +103,7 @@ class TruthView:
             if box.label not in labels.split(", ") or not np.isfinite(pixels).all():
                 continue
             low, high = (
-                np.clip(edge, 0, np.array(frame.camera.size) - 1) / frame.camera.size * grounding.BINS
+                np.clip(edge + 0.5, 0, frame.camera.size) / frame.camera.size * grounding.BINS
                 for edge in (pixels.min(axis=0), pixels.max(axis=0))
             )
             if (high - low > 5).all():
@@ -160,3 +161,30 @@ def recorded(folder: str) -> TruthVLM:
     """Truth of a recorded folder; `vlm.test_double: truth:recorded:<folder>` in a node's parameters."""
     frames = manifest_frames(Path(folder))
     return TruthVLM(lambda image: frames[fingerprint(image)])
+
+
+def simulated(spec: str) -> TruthVLM:
+    """Truth of the simulator's tour; ``spec`` is WIDTH,HEIGHT,HFOV_DEG,RATE_HZ,SECONDS as given to sim_node."""
+    width, height, *others = spec.split(",")
+    return TruthVLM(TourTruth(Tour.demo(int(width), int(height), *map(float, others))))
+
+
+class TourTruth:
+    """Finds a picture in the tour by rendering on from the last one found until it appears."""
+
+    def __init__(self, tour: Tour):
+        self._tour = tour
+        self._next = 0
+        self._known: dict[str, TrueFrame] = {}
+
+    def __call__(self, image: np.ndarray) -> TrueFrame:
+        wanted = fingerprint(image)
+        for _ in range(len(self._tour)):
+            if wanted in self._known:
+                break
+            view = self._tour[self._next]
+            self._next = (self._next + 1) % len(self._tour)
+            self._known[fingerprint(view.image)] = TrueFrame(
+                view.camera, view.depth, view.T_world_cam, true_boxes(view)
+            )
+        return self._known[wanted]

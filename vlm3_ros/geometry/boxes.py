@@ -19,23 +19,12 @@ from vlm3_ros.tasks import Reason, Refusal
 
 RING_SHARE = 1 / 3  # of the pixels are asked around the 2D box: what lies there is background
 RING_MARGINS = (0.1, 0.25)  # how far out the two rings lie, as parts of the 2D box's sides
-EDGE_ERROR = 0.02  # standard deviation of a detector's box edges, as a part of the box's size
 MIN_POINTS = 6  # answers on the object; fewer say nothing about its shape
 TRIM = 0.04  # part of the points that may lie beyond each face: what is left of the outliers
 YAW_STEP_DEG = 1.5
-FE = 0.1
-SUPE = 0.33
-OV = 1.0
-LOWER = 1
-CORE = 3
-LG = 0.5
-NS = 1.0
-DEN = 0
-FARN = 0.0
-
-RB = 1.0
-USEEDGE = 1.0
-ROUND_GAP = 0.12  # a shape whose box has no point this near to its front corners (part of its size) is round
+EDGE_ERROR = 0.02  # standard deviation of a 2D box's edges, as a part of the box's size
+OVERLAP_ERROR = 0.08  # the same where the 3D box looks larger: round things have a larger box than outline
+MEAN_ERROR = 0.1  # a face found from some hundred answers errs by this part of one answer's error
 
 
 def sample_pixels(
@@ -100,12 +89,12 @@ def fit_box(
     body = _largest_part(_before(points[inside], (support, wall), noise), points[inside], noise)
     if len(body) < MIN_POINTS:
         return Refusal(Reason.INCONSISTENT, f"{label}: {len(body)} of {inside.sum()} depth answers lie on one object")
-    rotation, is_round = _orientation(body, up, noise)
+    rotation = _orientation(body, up, noise)
     faces, error = _seen_faces(body, rotation, noise)
     _fill_far_side(faces, error, rotation, wall)
     if support is not None and _stands(faces, support, rotation, sight):
-        faces[2, 0], error[2, 0] = -support.distance, ROUGHNESS + noise * support.distance * SUPE
-    faces = _reach_edges(faces, error, rotation, sight, is_round)
+        faces[2, 0], error[2, 0] = -support.distance, ROUGHNESS + MEAN_ERROR * noise * support.distance
+    faces = _reach_edges(faces, error, rotation, sight)
     size = np.maximum(faces[:, 1] - faces[:, 0], ROUGHNESS)
     return Box3D(label, score, rotation @ faces.mean(axis=1), size, rotation)
 
@@ -117,7 +106,7 @@ def _surroundings(ring: np.ndarray, inner: np.ndarray, noise: float, up: np.ndar
     """The level surface under the object and the wall behind it, as far as the points around it [R, 3] show them."""
     slope = (ring @ up) / np.linalg.norm(ring, axis=1)
     lower = slope < np.median((inner @ up) / np.linalg.norm(inner, axis=1))
-    support = planes.level_plane(ring[lower] if LOWER else ring, noise, up)
+    support = planes.level_plane(ring[lower], noise, up)
     rest = ring if support is None else ring[~support.holds(ring, noise)]
     return support, planes.upright_plane(rest, noise, up)
 
@@ -137,7 +126,7 @@ def _before(inner: np.ndarray, background: tuple[Plane | None, ...], noise: floa
 
 
 def _largest_part(points: np.ndarray, inner: np.ndarray, noise: float) -> np.ndarray:
-    """The largest set of points [M, 3] in which neighbouring pixels differ in range by less than half the set's width.
+    """The largest set of points [M, 3] in which neighbouring pixels' ranges differ by less than half the 2D box's width.
 
     Points with fewer than two neighbours belong to nothing: answers between object and background are such.
     ``inner`` are all points in the 2D box, whose pixels say how densely it was asked.
@@ -148,8 +137,8 @@ def _largest_part(points: np.ndarray, inner: np.ndarray, noise: float) -> np.nda
     width = math.sqrt(np.prod(np.ptp(inner[:, :2] / inner[:, 2:], axis=0)))
     spacing = width / math.sqrt(len(inner))
     near = np.linalg.norm(rays[:, None] - rays, axis=2) < 2.3 * spacing
-    linked = near & (np.abs(logs[:, None] - logs) < LG * width + 3.0 * noise)
-    linked[linked.sum(axis=1) < CORE] = False
+    linked = near & (np.abs(logs[:, None] - logs) < 0.5 * width + 3.0 * noise)
+    linked[linked.sum(axis=1) < 3] = False
     _, part = connected_components(linked, directed=True, connection="strong")
     return points[part == np.bincount(part).argmax()]
 
@@ -157,38 +146,25 @@ def _largest_part(points: np.ndarray, inner: np.ndarray, noise: float) -> np.nda
 # ---------------------------------------------------------------------------------------------- box from points
 
 
-def _orientation(body: np.ndarray, up: np.ndarray, noise: float) -> tuple[np.ndarray, bool]:
-    """The box's axes [3, 3] as columns, upright, and whether the object is round.
+def _orientation(body: np.ndarray, up: np.ndarray, noise: float) -> np.ndarray:
+    """The box's axes [3, 3] as columns, upright.
 
     The yaw is the one at which most points lie close to a side of their rectangle seen from above (Zhang et al.,
-    Efficient L-Shape Fitting for Vehicle Detection Using Laser Scanners, IV 2017). Round things have no yaw: they
-    get a box that faces the camera.
+    Efficient L-Shape Fitting for Vehicle Detection Using Laser Scanners, IV 2017).
     """
-    middle = np.median(body, axis=0)
-    right = np.cross(middle, up)
+    right = np.cross(up, np.eye(3)[np.abs(up).argmin()])
     right /= np.linalg.norm(right)
     upright = np.stack([right, np.cross(up, right), up], axis=1)
     flat = (body @ upright)[:, :2]
-    yaws = np.radians(np.arange(-45.0, 45.0, YAW_STEP_DEG))
+    yaws = np.radians(np.arange(0.0, 90.0, YAW_STEP_DEG))
     axes = np.array([[np.cos(yaws), np.sin(yaws)], [-np.sin(yaws), np.cos(yaws)]])  # [axis, coordinate, yaw]
     along = np.einsum("nc,acy->any", flat, axes)
     low, high = np.quantile(along, [TRIM, 1.0 - TRIM], axis=1)
     to_side = np.minimum(along - low[:, None], high[:, None] - along).clip(min=0.0).min(axis=0)  # [point, yaw]
-    blur = ROUGHNESS + noise * np.linalg.norm(middle)
-    best = int((1.0 / np.maximum(to_side, blur)).sum(axis=0).argmax())
-    is_round = _is_round(along[:, :, best], low[:, best], high[:, best], blur)
-    c, s = (1.0, 0.0) if is_round else (np.cos(yaws[best]), np.sin(yaws[best]))
-    return upright @ np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]]), is_round
-
-
-def _is_round(along: np.ndarray, low: np.ndarray, high: np.ndarray, blur: float) -> bool:
-    """Whether the points [2, N] leave the corners of their rectangle that face the camera empty."""
-    front = np.where(low > 0.0, low, np.where(high < 0.0, high, np.nan))
-    corners = [(front[0], y) for y in (low[1], high[1])] + [(x, front[1]) for x in (low[0], high[0])]
-    if np.isfinite(front).all():
-        corners = [(front[0], front[1])]
-    gaps = [np.hypot(along[0] - x, along[1] - y).min() for x, y in corners if np.isfinite(x + y)]
-    return bool(gaps) and min(gaps) - RB * blur > ROUND_GAP * math.sqrt(np.prod(high - low))
+    blur = ROUGHNESS + noise * np.median(body[:, 2])
+    yaw = yaws[(1.0 / np.maximum(to_side, blur)).sum(axis=0).argmax()]
+    c, s = np.cos(yaw), np.sin(yaw)
+    return upright @ np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
 
 def _seen_faces(body: np.ndarray, rotation: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
@@ -199,15 +175,14 @@ def _seen_faces(body: np.ndarray, rotation: np.ndarray, noise: float) -> tuple[n
     """
     along = body @ rotation
     middle = np.median(along, axis=0)
-    share = NS * (noise * middle) ** 2 / np.maximum(along.var(axis=0), 1e-12)
+    share = (noise * middle) ** 2 / np.maximum(along.var(axis=0), 1e-12)
     along = middle + (along - middle) * np.sqrt((1.0 - share).clip(min=0.0))
     faces = np.quantile(along, [TRIM, 1.0 - TRIM], axis=0).T
     toward_camera = faces * [1.0, -1.0] > 0.0
     distance = np.median(body[:, 2])
     spacing = math.sqrt(np.prod(np.ptp(body[:, :2] / body[:, 2:], axis=0)) / len(body)) * distance
-    return faces, np.where(
-        toward_camera, ROUGHNESS + noise * distance * FE, ROUGHNESS + spacing + noise * distance * FARN
-    )
+    seen, outline = ROUGHNESS + MEAN_ERROR * noise * distance, ROUGHNESS + spacing + noise * distance
+    return faces, np.where(toward_camera, seen, outline)
 
 
 def _fill_far_side(faces: np.ndarray, error: np.ndarray, rotation: np.ndarray, wall: Plane | None) -> None:
@@ -232,45 +207,33 @@ def _stands(faces: np.ndarray, support: Plane, rotation: np.ndarray, sight: np.n
     within the 2D box.
     """
     gap, height = faces[2, 0] + support.distance, faces[2, 1] - faces[2, 0]
-    if gap < 0.25 * height:
+    if gap < 0.5 * height:
         return True
     down = faces.copy()
     down[2, 0] = -support.distance
-    before, after = (_overlap(sight @ rotation, f, is_round=False)[0] for f in (faces, down))
+    before, after = (_overlap(f, rotation, sight)[0] for f in (faces, down))
     return bool((after - before.clip(min=0.0) < 0.3 * gap).all())
 
 
-def _reach_edges(
-    faces: np.ndarray, error: np.ndarray, rotation: np.ndarray, sight: np.ndarray, is_round: bool
-) -> np.ndarray:
+def _reach_edges(faces: np.ndarray, error: np.ndarray, rotation: np.ndarray, sight: np.ndarray) -> np.ndarray:
     """Move the faces [3, 2], each by as much as its standard error lets it, until the box fills the 2D box.
 
     Least squares over the six faces: the outermost samples stop short of the object's outline, and an edge of the 2D
     box says how far the object really goes; it also corrects a guessed far side and noisy ranges.
     """
-    distance = np.linalg.norm(rotation @ faces.mean(axis=1))
-    edge_error = EDGE_ERROR * math.sqrt(np.prod(np.sort(faces[:, 1] - faces[:, 0])[1:])) + ROUGHNESS * 0.1 * distance
-    moved = faces.copy()
-    for _ in range(3):
-        beyond, slope = _overlap(sight @ rotation, moved, is_round)
-        ee = np.where(beyond > 0, OV, 1.0) * edge_error
-        rows = np.concatenate([slope / ee[:, None], np.diag(1.0 / error.ravel())])
-        target = np.concatenate([-beyond / ee, ((faces - moved) / error).ravel()])
-        moved = moved + np.linalg.lstsq(rows, target, rcond=None)[0].reshape(3, 2)
-    return moved
+    size = math.sqrt(np.prod(np.sort(faces[:, 1] - faces[:, 0])[1:])) + ROUGHNESS
+    beyond, slope = _overlap(faces, rotation, sight)
+    edge_error = size * np.where(beyond > 0.0, OVERLAP_ERROR, EDGE_ERROR)
+    rows = np.concatenate([slope / edge_error[:, None], np.diag(1.0 / error.ravel())])
+    move = np.linalg.lstsq(rows, np.concatenate([-beyond / edge_error, np.zeros(6)]), rcond=None)[0]
+    return faces + move.reshape(3, 2)
 
 
-def _overlap(normals: np.ndarray, faces: np.ndarray, is_round: bool) -> tuple[np.ndarray, np.ndarray]:
-    """How far the shape in the box reaches beyond each sight plane [K], and the slope of that by the faces [K, 6].
+def _overlap(faces: np.ndarray, rotation: np.ndarray, sight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far the box reaches beyond each sight plane in metres [K], and the slope of that by the faces [K, 6].
 
-    The shape is the box itself or the upright cylinder in it, ``normals`` [K, 3] are in its axes; both have a support
-    function: how far they reach from their centre in a direction.
+    It is linear in the faces: the plane's distance to the centre and, along its normal, half of the box's sizes.
     """
-    center, half = faces.mean(axis=1), np.diff(faces, axis=1)[:, 0] / 2
-    if is_round:
-        across = np.linalg.norm(normals[:, :2] * half[:2], axis=1, keepdims=True).clip(min=1e-9)
-        by_half = np.concatenate([normals[:, :2] ** 2 * half[:2] / across, np.abs(normals[:, 2:])], axis=1)
-    else:
-        by_half = np.abs(normals)
-    slope = np.stack([normals - by_half, normals + by_half], axis=2) / 2
-    return normals @ center + by_half @ half, slope.reshape(len(normals), 6)
+    normals = sight @ rotation
+    slope = np.stack([normals - np.abs(normals), normals + np.abs(normals)], axis=2).reshape(len(sight), 6) / 2
+    return slope @ faces.ravel(), slope

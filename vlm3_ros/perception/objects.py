@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vlm3_ros.camera import from_references, to_references, unified
+from vlm3_ros.camera import Camera, from_references, to_references, unified
 from vlm3_ros.config import Config
-from vlm3_ros.geometry import boxes
+from vlm3_ros.geometry import boxes, planes
 from vlm3_ros.geometry.boxes import Box3D
 from vlm3_ros.perception.depth import ask_depth
 from vlm3_ros.perception.scene import Samples
@@ -23,7 +23,7 @@ def perceive_objects(sight: Sight, config: Config, scene_samples: Samples | None
     ``scene_samples`` of the whole frame, where there are any, tell which way is up.
     """
     settings, camera = config.objects, sight.frame.camera
-    view, seen = sight.look("grounding", lambda c: unified(c, grounding.FOCAL, config.camera.max_tokens))
+    view, _ = sight.look("grounding", lambda c: unified(c, grounding.FOCAL, config.camera.max_tokens))
     (answer,) = sight.ask(view, [grounding.question(settings.labels)])
     assert answer is not None  # without a budget every question is answered
     found = grounding.parse(answer.text, settings.labels)
@@ -34,16 +34,19 @@ def perceive_objects(sight: Sight, config: Config, scene_samples: Samples | None
     if not found:
         return []
 
-    corners = [[(box.x1, box.y1), (box.x2, box.y2)] for box in found]
-    corners = seen.pixels_in(camera, from_references(corners, seen.size, grounding.BINS)).reshape(-1, 4)
-    asked = [boxes.sample_pixels(*box, *camera.size, settings.points) for box in corners]
+    # Corners are places on the image's area, not pixels: 0 and BINS are its borders.
+    corners = from_references([(b.x1, b.y1, b.x2, b.y2) for b in found], (*camera.size, *camera.size), grounding.BINS)
+    asked = [boxes.sample_pixels(tuple(edges), camera.size, settings.points) for edges in corners]
     samples = ask_depth(sight, config, np.concatenate([pixels for pixels, _ in asked]))
     split = np.cumsum([len(pixels) for pixels, _ in asked])[:-1]
-    up = None if scene_samples is None else boxes.up_from_floor(scene_samples.points(camera))
+    up = None if scene_samples is None else _up(scene_samples, camera)
     lifted = []
-    for box, points, (_, inside) in zip(found, np.split(samples.points(camera), split), asked, strict=True):
+    for box, edges, (_, inside), points in zip(
+        found, corners, asked, np.split(samples.points(camera), split), strict=True
+    ):
         known = np.isfinite(points).all(axis=-1)
-        fitted = boxes.fit_box(box.label, answer.probability, points[known], inside[known], up)
+        limits = boxes.sight_planes(tuple(edges), camera)
+        fitted = boxes.fit_box(box.label, answer.probability, points[known], inside[known], limits, up)
         if isinstance(fitted, Refusal):
             sight.tally.refuse(fitted)
         else:
@@ -60,3 +63,9 @@ def ask_about(sight: Sight, config: Config, text: str, regions: Sequence[Sequenc
     (answer,) = sight.ask(view, [objects.free(text, [tuple(r) for r in references.tolist()])])
     assert answer is not None
     return answer
+
+
+def _up(samples: Samples, camera: Camera) -> np.ndarray | None:
+    """The direction against gravity in camera axes, where the frame shows a floor."""
+    points = samples.points(camera)
+    return planes.up_from_floor(points[np.isfinite(points).all(axis=-1)])

@@ -64,6 +64,12 @@ def camera_info(head: Header, camera: Camera) -> CameraInfo:
     return message
 
 
+def colour_image(head: Header, image: np.ndarray) -> Image:
+    """An rgb8 image from uint8 [height, width, 3] RGB."""
+    height, width, _ = image.shape
+    return Image(header=head, height=height, width=width, encoding="rgb8", step=3 * width, data=_bytes(image))
+
+
 def float_image(head: Header, values: np.ndarray) -> Image:
     """A 32FC1 image from float32 [height, width]; depth is metres along Z with NaN unknown (REP 118)."""
     height, width = values.shape
@@ -71,6 +77,11 @@ def float_image(head: Header, values: np.ndarray) -> Image:
     return Image(
         header=head, height=height, width=width, encoding="32FC1", step=4 * width, is_bigendian=0, data=_bytes(values)
     )
+
+
+def float_array(message: Image) -> np.ndarray:
+    """The values of a 32FC1 image without row padding, float32 [height, width]."""
+    return np.frombuffer(message.data, np.float32).reshape(message.height, message.width)
 
 
 def cloud(head: Header, points: np.ndarray) -> PointCloud2:
@@ -91,6 +102,18 @@ def cloud(head: Header, points: np.ndarray) -> PointCloud2:
         header=head, height=1, width=len(points), fields=fields, is_bigendian=False, point_step=size,
         row_step=size * len(points), data=_bytes(points), is_dense=True,
     )  # fmt: skip
+
+
+def cloud_array(message: PointCloud2) -> np.ndarray:
+    """The points of a little-endian cloud of 4-byte fields as a structured array [N]; rgb stays packed in a float."""
+    kinds = {PointField.FLOAT32: "<f4", PointField.UINT32: "<u4"}
+    layout = {
+        "names": [field.name for field in message.fields],
+        "formats": [kinds[field.datatype] for field in message.fields],
+        "offsets": [field.offset for field in message.fields],
+        "itemsize": message.point_step,
+    }
+    return np.frombuffer(message.data, np.dtype(layout))
 
 
 def sample_points(samples: Samples, camera: Camera) -> np.ndarray:
@@ -119,12 +142,13 @@ def transform(head: Header, child: str, T: np.ndarray) -> TransformStamped:
 
 
 def matrix(message: TransformStamped) -> np.ndarray:
-    """T [4, 4] of a transform message: the pose of its child in its parent."""
-    t, q = message.transform.translation, message.transform.rotation
-    T = np.eye(4)
-    T[:3, :3] = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix()
-    T[:3, 3] = t.x, t.y, t.z
-    return T
+    """T [4, 4] of a transform message: the pose of its child in its parent. ValueError if it is none."""
+    return _matrix(message.transform.translation, message.transform.rotation)
+
+
+def pose_matrix(message: PoseMessage) -> np.ndarray:
+    """T [4, 4] of a pose message."""
+    return _matrix(message.position, message.orientation)
 
 
 def matches(head: Header, found: Matches) -> PixelMatches:
@@ -149,6 +173,16 @@ def detections(head: Header, boxes: Sequence[Box3D]) -> Detection3DArray:
         detection.bbox.size = Vector3(**_xyz(box.size))
         message.detections.append(detection)
     return message
+
+
+def boxes(message: Detection3DArray) -> list[Box3D]:
+    """The boxes of detections, in the frame of their header."""
+    found = []
+    for detection in message.detections:
+        T, size = pose_matrix(detection.bbox.center), detection.bbox.size
+        best = max((result.hypothesis for result in detection.results), key=lambda h: h.score)
+        found.append(Box3D(best.class_id, best.score, T[:3, 3], np.array([size.x, size.y, size.z]), T[:3, :3]))
+    return found
 
 
 def markers(head: Header, boxes: Sequence[Box3D]) -> MarkerArray:
@@ -182,6 +216,16 @@ def _floats(values: np.ndarray) -> array.array:
 
 def _xyz(vector: Sequence[float] | np.ndarray) -> dict[str, float]:
     return {name: float(value) for name, value in zip("xyz", vector, strict=True)}
+
+
+def _matrix(position: Point | Vector3, q: Quaternion) -> np.ndarray:
+    numbers = np.array([q.x, q.y, q.z, q.w, position.x, position.y, position.z])
+    if not np.isfinite(numbers).all():
+        raise ValueError("it holds NaN or infinity")
+    T = np.eye(4)
+    T[:3, :3] = Rotation.from_quat(numbers[:4]).as_matrix()
+    T[:3, 3] = numbers[4:]
+    return T
 
 
 def _quaternion(rotation: np.ndarray) -> Quaternion:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
+from geometry_msgs.msg import TransformStamped
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from tf2_msgs.msg import TFMessage
@@ -31,9 +34,10 @@ class Transforms:
         self._node = node
         self._static: dict[str, tuple[str, np.ndarray]] = {}  # child: (parent, T_parent_child)
         self._others: dict[str, str] = {}  # child: parent, as somebody else broadcasts it
-        self._own: set[tuple[str, str]] = set()  # (parent, child) as broadcast here
+        self._own: dict[str, str] = {}  # child: parent, as broadcast here
+        self._sent: deque[tuple[object, ...]] = deque(maxlen=256)  # what was broadcast here and will come back
         static = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self._entities = [
+        self._subscriptions = [
             node.create_subscription(TFMessage, "/tf_static", self._on_static, static),
             node.create_subscription(TFMessage, "/tf", self._on_dynamic, QoSProfile(depth=100)),
         ]
@@ -41,13 +45,16 @@ class Transforms:
 
     def close(self) -> None:
         """Unsubscribe and unadvertise."""
-        for subscription in self._entities:
+        for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         self._node.destroy_publisher(self._publisher)
 
-    def moved_by_another(self, child: str) -> str | None:
-        """The parent under which somebody else already has ``child``, if anyone does."""
-        return self._static[child][0] if child in self._static else self._others.get(child)
+    def moved_by_another(self, odom: str, child: str) -> str | None:
+        """The parent under which ``child`` already is, other than by our broadcasts from ``odom``; None if nowhere."""
+        if child in self._static:
+            return self._static[child][0]
+        own = self._own.get(child, odom)
+        return own if own != odom else self._others.get(child)
 
     def mount(self, base: str, camera: str) -> np.ndarray:
         """T_base_camera [4, 4] from /tf_static. Raises MountError if the two are not connected there."""
@@ -72,7 +79,9 @@ class Transforms:
     def broadcast(self, pose: Pose, frame: Frame, odom: str, settings: PoseConfig) -> str | None:
         """Send odom → base_frame (or the camera's frame); returns why not, if it must not."""
         child = settings.base_frame or frame.frame_id
-        if (parent := self.moved_by_another(child)) is not None:
+        if not child:
+            return "the images carry no frame_id, so nothing is broadcast on /tf: set it in the camera's driver"
+        if (parent := self.moved_by_another(odom, child)) is not None:
             return (
                 f"{child!r} already has the parent {parent!r} in /tf, so {odom!r} → {child!r} is not broadcast: set "
                 "pose.publish_tf to false, or pose.base_frame to the root frame of the robot"
@@ -82,8 +91,10 @@ class Transforms:
             T = T @ np.linalg.inv(self.mount(settings.base_frame, frame.frame_id))
         head = messages.header(frame)
         head.frame_id = odom
-        self._own.add((odom, child))
-        self._publisher.publish(TFMessage(transforms=[messages.transform(head, child, T)]))
+        transform = messages.transform(head, child, T)
+        self._own[child] = odom
+        self._sent.append(_identity(transform))
+        self._publisher.publish(TFMessage(transforms=[transform]))
         return None
 
     def _to_root(self, frame: str) -> dict[str, np.ndarray]:
@@ -99,14 +110,25 @@ class Transforms:
 
     def _on_static(self, message: TFMessage) -> None:
         for transform in message.transforms:
-            parent, child = transform.header.frame_id.lstrip("/"), transform.child_frame_id.lstrip("/")
+            parent, child = _frames(transform)
             try:
                 self._static[child] = parent, messages.matrix(transform)
-            except ValueError as error:  # a quaternion of zeros
+            except ValueError as error:  # a quaternion of zeros, NaN
                 self._node.get_logger().warning(f"/tf_static: {parent!r} → {child!r} is left out: {error}")
 
     def _on_dynamic(self, message: TFMessage) -> None:
         for transform in message.transforms:
-            parent, child = transform.header.frame_id.lstrip("/"), transform.child_frame_id.lstrip("/")
-            if (parent, child) not in self._own:
+            parent, child = _frames(transform)
+            if child not in self._own or _identity(transform) not in self._sent:
                 self._others[child] = parent
+
+
+def _frames(transform: TransformStamped) -> tuple[str, str]:
+    """Names of parent and child, without the slash in front that ROS 1 had."""
+    return transform.header.frame_id.lstrip("/"), transform.child_frame_id.lstrip("/")
+
+
+def _identity(transform: TransformStamped) -> tuple[object, ...]:
+    """What tells a transform from any that somebody else broadcasts."""
+    stamp, t = transform.header.stamp, transform.transform.translation
+    return (*_frames(transform), stamp.sec, stamp.nanosec, t.x, t.y, t.z)

@@ -41,9 +41,10 @@ class Worker:
             self._stopping = True
             self._wake.notify()
         self._thread.join(timeout_s)
-        ended = not self._thread.is_alive()
+        if self._thread.is_alive():
+            return False
         self._thread = None
-        return ended
+        return True
 
     def submit(self, job: Callable[[], None]) -> bool:
         """Run a job before the next image; False if nothing is running that could."""

@@ -3,7 +3,7 @@
 from vlm3_ros.sim.demo import demo_room
 from vlm3_ros.sim.layout import random_room
 from vlm3_ros.sim.path import viewpoint, walk
-from vlm3_ros.sim.render import Rendering, render
+from vlm3_ros.sim.rendering import Rendering, render
 from vlm3_ros.sim.room import Room, Thing
 from vlm3_ros.sim.truth import VisibleBox, correspondences, covisibility, relative_pose, visible_boxes
 

@@ -53,10 +53,11 @@ def _face(room: Room, face: int) -> np.ndarray:
     wall = _low(room, axis) + (room.size[axis] if sign > 0 else 0.0)
     gaps = (sign * (wall - corners[..., axis])).min(1)
     outlines = (corners[..., [a, b]] - [_low(room, a), _low(room, b)]) * PIXELS_PER_METRE - 0.5
-    flat = np.ptp(corners[..., axis], axis=1) < 0.02  # rugs, tape and skirting boards cast none
+    casts = np.ptp(corners[..., axis], axis=1) > 0.02  # rugs, tape and skirting boards do not
+    casts &= np.array([material.glow == 0.0 for material in solids(room).material], bool)
     for near, far, blur, strength in _LAYERS:
         shade = np.zeros((rows, columns), np.uint8)
-        for outline in outlines[(gaps >= near - 0.02) & (gaps < far) & ~flat]:
+        for outline in outlines[(gaps >= near - 0.02) & (gaps < far) & casts]:
             cv2.fillConvexPoly(shade, cv2.convexHull(np.rint(outline * 16).astype(np.int32)), 255, shift=4)
         sigma = blur * PIXELS_PER_METRE
         light *= 1.0 - strength / 255 * cv2.GaussianBlur(shade.astype(np.float32), (0, 0), sigma)

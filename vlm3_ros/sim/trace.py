@@ -107,9 +107,8 @@ def cast(room: Room, rays: Rays) -> tuple[np.ndarray, np.ndarray]:
     """
     depth, surface = _shell(room, rays)
     all_solids = solids(room)
-    for k, around, nearest in zip(*_on_screen(all_solids, rays), strict=True):
+    for k, around in zip(*_on_screen(all_solids, rays), strict=True):
         index = rays.within(around)
-        index = index.take(np.flatnonzero(depth.take(index) > nearest))
         t = _enter(all_solids, k, rays.origin, rays.directions.take(index, axis=1))
         nearer = np.flatnonzero((t > NEAR) & (t < depth.take(index)))
         hit = index.take(nearer)
@@ -146,18 +145,13 @@ def rectangle(camera: Camera, T_world_cam: np.ndarray, corners: np.ndarray) -> n
     return np.concatenate([low, high], axis=-1)
 
 
-def _on_screen(all_solids: Solids, rays: Rays) -> tuple[list[int], np.ndarray, np.ndarray]:
-    """Primitives [K] that may be seen, nearest first, their pixel rectangles [K, 4] and least depths [K].
-
-    Rectangles and depths are a little wider and less than they need to be.
-    """
+def _on_screen(all_solids: Solids, rays: Rays) -> tuple[list[int], np.ndarray]:
+    """Primitives [K] that may be seen, and their pixel rectangles [K, 4], a little wider than needed."""
     around = rectangle(rays.camera, rays.T_world_cam, all_solids.corners) + np.array([-0.01, -0.01, 0.01, 0.01])
-    nearest = ((all_solids.corners - rays.T_world_cam[:3, 3]) @ rays.T_world_cam[:3, 2]).min(1) - 0.01
     (u_min, v_min), (u_max, v_max) = rays.pixels.min(1), rays.pixels.max(1)
     u0, v0, u1, v1 = around.T
     seen = np.flatnonzero((u1 >= u_min) & (u0 <= u_max) & (v1 >= v_min) & (v0 <= v_max))
-    seen = seen[np.argsort(nearest[seen], kind="stable")]
-    return seen.tolist(), around[seen].astype(np.float32), nearest[seen].astype(np.float32)
+    return seen.tolist(), around[seen].astype(np.float32)
 
 
 def _shell(room: Room, rays: Rays) -> tuple[np.ndarray, np.ndarray]:

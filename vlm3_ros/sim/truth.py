@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vlm3_ros.camera import Camera
-from vlm3_ros.sim.render import Rendering
+from vlm3_ros.sim.rendering import Rendering
 from vlm3_ros.sim.trace import Rays, alone, cast, rectangle
 
 _SILHOUETTE_RAYS = 200  # per axis, at most, to count a thing's pixels as if nothing hid it

@@ -64,7 +64,7 @@ class Engine:
 
     @contextmanager
     def look(self, pictures: Sequence[Picture]) -> Iterator[EngineView]:
-        view = EngineView(self, self._prefix(list(pictures)))
+        view = EngineView(self, self.prefix(pictures))
         try:
             yield view
         finally:
@@ -80,11 +80,11 @@ class Engine:
         return self._kinds.setdefault(grammar, Kind(Learner(self.alphabet.numbers)))
 
     @torch.inference_mode()
-    def _prefix(self, pictures: list[Picture]) -> Prefix:
-        """Vision tower and chat up to the end of the last picture."""
+    def prefix(self, pictures: Sequence[Picture]) -> Prefix:
+        """Vision tower and chat up to the end of the last picture, with room for the text that questions share."""
         c = self.checkpoint
         try:
-            pixels, grids, sizes = c.pixels(pictures)
+            pixels, grids, sizes = c.pixels(list(pictures))
             seen = c.model.model.visual(pixels.to(c.model.model.visual.dtype), grid_thw=grids, return_dict=True)
             tokens = c.chat.pictures([rows * columns for rows, columns in sizes])
             ids = torch.tensor(tokens)

@@ -55,8 +55,9 @@ class OwnTokens:
         self._language = prefix._language
         language = self._language
         shape = (rows, capacity, language.kv_heads, language.head_dim)
-        self.keys = [torch.empty(shape, dtype=language.dtype, device=language.device) for _ in language.layers]
-        self.values = [torch.empty_like(k) for k in self.keys]
+        # Zeros: slots nobody may see yet have weight 0, which leaves no trace of any number but NaN.
+        self.keys = [torch.zeros(shape, dtype=language.dtype, device=language.device) for _ in language.layers]
+        self.values = [torch.zeros_like(k) for k in self.keys]
 
     @property
     def capacity(self) -> int:
@@ -69,7 +70,7 @@ class OwnTokens:
         if more > 0:
             for store in (self.keys, self.values):
                 for layer, old in enumerate(store):
-                    room = old.new_empty(old.shape[0], max(more, 16), *old.shape[2:])
+                    room = old.new_zeros(old.shape[0], max(more, 16), *old.shape[2:])
                     store[layer] = torch.cat([old, room], dim=1)
 
     def feed(

@@ -45,7 +45,7 @@ class ReferenceView:
     def _answer(self, question: Question) -> Answer:
         tokens, logits = self.generate(question)
         chosen = logits.float().log_softmax(-1).gather(1, torch.tensor(tokens, device=logits.device)[:, None])
-        return Answer(self._checkpoint.text(tokens), float(chosen.sum().exp()), tokens=len(tokens))
+        return Answer(self._checkpoint.text(tokens), float(chosen.double().sum().exp()), tokens=len(tokens))
 
     @torch.inference_mode()
     def generate(self, question: Question) -> tuple[list[int], torch.Tensor]:

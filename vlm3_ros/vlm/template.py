@@ -6,6 +6,8 @@ so a wrong template costs time and never changes an answer.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -69,21 +71,26 @@ class Template:
 
     @classmethod
     def learn(cls, answers: Sequence[Sequence[int]], numbers: Digits) -> Template:
-        """From the tokens of at least two greedy answers to the same kind of question."""
-        split = [_split(answer, numbers) for answer in answers]
-        alike = len({len(parts) for parts in split}) == 1
+        """From the tokens of greedy answers to the same kind of question; a few that differ are left out."""
+        left = [_split(answer, numbers) for answer in answers]
+        enough = math.ceil(0.75 * len(left))  # answers that have to agree
         parts: list[Text | Slot] = []
-        earlier: list[tuple[tuple[int, ...], ...]] = []  # of each number so far, its tokens in every answer
-        for column in zip(*split, strict=False):
-            kinds = {isinstance(part, tuple) for part in column}
-            if kinds == {True}:
-                parts.append(_slot(column, earlier, numbers))
-                earlier.append(column)
-            elif kinds == {False} and (len(set(column)) == 1 or alike):
-                token = max(set(column), key=column.count)
-                parts.append(Text(token, is_fixed=len(set(column)) == 1))
-            else:
+        slots: list[int] = []  # where numbers are among the parts
+        while left := [answer for answer in left if len(answer) > len(parts)]:
+            here = len(parts)
+            column = [answer[here] for answer in left]
+            commonest, count = Counter("number" if isinstance(p, tuple) else p for p in column).most_common(1)[0]
+            alike = len({len(answer) for answer in left}) == 1  # then a token may differ, and the rest still matches
+            if count < enough and not (alike and commonest != "number" and len(left) >= enough):
                 break
+            if commonest == "number":
+                left = [answer for answer in left if isinstance(answer[here], tuple)]
+                parts.append(_slot(left, here, slots, numbers))
+                slots.append(here)
+            else:
+                if count >= enough:
+                    left = [answer for answer in left if answer[here] == commonest]
+                parts.append(Text(commonest, is_fixed=count >= enough))
         return cls(tuple(parts), numbers)
 
     def plan(self, answer: Sequence[int]) -> Plan | None:
@@ -179,10 +186,12 @@ def _split(answer: Sequence[int], numbers: Digits) -> list[int | tuple[int, ...]
     return parts
 
 
-def _slot(column: tuple, earlier: list[tuple[tuple[int, ...], ...]], numbers: Digits) -> Slot:
-    decimals = {_decimals(number, numbers) for number in column}
-    same = [i for i, numbers_before in enumerate(earlier) if numbers_before == column]
-    return Slot(max(map(len, column)), decimals.pop() if len(decimals) == 1 else None, same[0] if same else None)
+def _slot(answers: Sequence[Sequence], here: int, slots: Sequence[int], numbers: Digits) -> Slot:
+    """The number at part ``here`` of all answers; ``slots`` are the places of the numbers before it."""
+    decimals = {_decimals(answer[here], numbers) for answer in answers}
+    copy_of = next((i for i, slot in enumerate(slots) if all(a[slot] == a[here] for a in answers)), None)
+    longest = max(len(answer[here]) for answer in answers)
+    return Slot(longest, decimals.pop() if len(decimals) == 1 else None, copy_of)
 
 
 def _decimals(number: Sequence[int], numbers: Digits) -> int:

@@ -23,7 +23,7 @@ LAMP_COLOUR = np.array([1.3, 0.98, 0.6], np.float32)
 SKY = np.array([0.07, 0.11, 0.2], np.float32)  # ambient light comes a little more from above and from one side
 LAMP_POSITION = np.array([0.06, -0.04, 0.0], np.float32)  # metres, in camera axes
 NOISE = 0.008  # standard deviation of the sensor's noise, of full scale
-EXPOSURE = np.float32(0.9)
+EXPOSURE = np.float32(1.15)
 _SUBPIXELS = np.array([[-0.375, -0.125, 0.125, 0.375], [0.125, -0.375, 0.375, -0.125]], np.float32)  # rotated grid
 
 
@@ -84,8 +84,8 @@ def _supersampled(room: Room, camera: Camera, T_world_cam: np.ndarray, pixels: n
 
 
 def _exposed(light: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
-    """Light [3, N] as 8-bit colour [3, N]: highlights compressed (Reinhard et al. 2002), gamma 2."""
-    value = np.sqrt(EXPOSURE * light / (1.0 + 0.6 * EXPOSURE * light))
+    """Light [3, N] as 8-bit colour [3, N]: highlights compressed (Reinhard et al. 2002), hue kept, gamma 2."""
+    value = np.sqrt(EXPOSURE * light / (1.0 + 0.8 * EXPOSURE * light.max(0)))
     if rng is not None:
         value += np.float32(NOISE) * rng.standard_normal(value.shape, np.float32)
     return np.clip(value * 255 + 0.5, 0, 255).astype(np.uint8)

@@ -1,0 +1,68 @@
+"""The command `vlm3`. Imports stand inside the functions so that --help is instant."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    """Parse the command line and run one command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="vlm3", description="3D perception for robots from a vision-language model."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    demo = commands.add_parser("demo", help="a simulated room is perceived by the node; ends with a picture")
+    who = demo.add_mutually_exclusive_group(required=True)
+    who.add_argument("--model", help="checkpoint that answers all tasks: hub id or folder")
+    who.add_argument("--test-double", help="module:factory of a stand-in that answers from ground truth")
+    demo.add_argument("--frames", type=int, default=40, help="frames to perceive (default: %(default)s)")
+    demo.add_argument("--out", type=Path, default=Path("results/demo.png"), help="the picture (default: %(default)s)")
+    demo.set_defaults(run=_demo)
+
+    settings = commands.add_parser("settings", help="print every setting with its default, as a ROS parameter file")
+    settings.set_defaults(run=_settings)
+
+    arguments = parser.parse_args()
+    return arguments.run(arguments)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from vlm3_ros.config import CheckpointConfig, settings
+
+    if arguments.model:
+        tasks = [s.name for s in settings(CheckpointConfig, "vlm.checkpoint.")]
+        answers = dict.fromkeys(tasks, arguments.model)
+    else:
+        answers = {"vlm.test_double": arguments.test_double}
+    try:
+        from vlm3_ros.ros.demo import run
+    except ImportError as error:
+        print(
+            f"vlm3 demo needs ROS 2: {error}. `./run demo` sets everything up; on a robot, source ROS first.",
+            file=sys.stderr,
+        )
+        return 1
+    try:
+        run(answers, arguments.frames, arguments.out)
+    except RuntimeError as error:
+        print(f"vlm3 demo: {error}", file=sys.stderr)
+        return 1
+    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        subprocess.Popen(["xdg-open", arguments.out], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return 0
+
+
+def _settings(arguments: argparse.Namespace) -> int:
+    from vlm3_ros.config import to_yaml
+
+    print(to_yaml(), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""The simulated room as a camera: images and camera_info on the topics of a driver, the truth below truth/."""
+
+from __future__ import annotations
+
+import numpy as np
+import rclpy
+from geometry_msgs.msg import PoseWithCovarianceStamped
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo, Image
+from vision_msgs.msg import Detection3DArray
+
+from vlm3_ros.geometry.motion import Pose
+from vlm3_ros.perception import Frame
+from vlm3_ros.ros import messages
+from vlm3_ros.sim.tour import Tour, true_boxes
+
+FRAME_ID = "camera_optical_frame"
+WORLD = "world"
+
+PARAMETERS = {
+    "width": (320, "image width in pixels"),
+    "height": (240, "image height in pixels"),
+    "hfov_deg": (70.0, "horizontal field of view in degrees"),
+    "rate_hz": (5.0, "images per second; the camera moves 0.3 m/s"),
+    "seconds": (60.0, "length of the walk; then it starts over"),
+}
+
+
+class SimNode(Node):
+    """Walks through the demo's room with a camera."""
+
+    def __init__(self) -> None:
+        super().__init__("simulator")
+        values = {
+            name: self.declare_parameter(name, default, ParameterDescriptor(description=text, read_only=True)).value
+            for name, (default, text) in PARAMETERS.items()
+        }
+        self._tour = Tour.demo(**values)
+        self._next = 0
+        self._image = self.create_publisher(Image, "image", 5)
+        self._info = self.create_publisher(CameraInfo, "camera_info", 5)
+        self._depth = self.create_publisher(Image, "truth/depth/image", 5)
+        self._pose = self.create_publisher(PoseWithCovarianceStamped, "truth/camera_pose", 5)
+        self._objects = self.create_publisher(Detection3DArray, "truth/objects", 5)
+        self.create_timer(1.0 / values["rate_hz"], self._step)
+        self.get_logger().info(f"walking: {len(self._tour)} frames of {values['width']}x{values['height']}")
+
+    def _step(self) -> None:
+        view = self._tour[self._next]
+        self._next = (self._next + 1) % len(self._tour)
+        frame = Frame("", self.get_clock().now().nanoseconds, FRAME_ID, view.image, view.camera)
+        head = messages.header(frame)
+        self._info.publish(messages.camera_info(head, view.camera))
+        self._image.publish(messages.colour_image(head, view.image))
+        self._depth.publish(messages.float_image(head, view.depth))
+        self._objects.publish(messages.detections(head, true_boxes(view)))
+        in_world = messages.header(frame)
+        in_world.frame_id = WORLD
+        self._pose.publish(messages.pose(in_world, Pose(view.T_world_cam, np.zeros((6, 6)))))
+
+
+def main() -> int:
+    """Publish until interrupted."""
+    rclpy.init()
+    node = SimNode()
+    try:
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
