@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 from rosbags.highlevel import AnyReader
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -30,10 +31,15 @@ class Replay(Node):
     def __init__(self, answer: str):
         super().__init__("replay")
         self._answered: set[tuple[int, int]] = set()
+        self._diagnosed = 0
         self.create_subscription(Image, answer, self._on_answer, 10)
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
 
     def _on_answer(self, message: Image) -> None:
         self._answered.add((message.header.stamp.sec, message.header.stamp.nanosec))
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        self._diagnosed += 1
 
     def play(self, bag: Path, frames: int | None) -> int:
         """Send the images one after the other; returns how many."""
@@ -59,6 +65,9 @@ class Replay(Node):
                     images.publish(bytes(raw))
                     self._until(lambda s=stamp: (s.sec, s.nanosec) in self._answered, f"an answer to {stamp}")
                     sent += 1
+        # The second from now on is made after the last image was perceived.
+        enough = self._diagnosed + 2
+        self._until(lambda: self._diagnosed >= enough, "the node's diagnostics")
         return sent
 
     def _until(self, condition: object, what: str) -> None:

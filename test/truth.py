@@ -18,7 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from vlm3_ros.camera import Camera, from_references, metric_scale
+from vlm3_ros.camera import Camera, from_references, metric_scale, taken_for
 from vlm3_ros.geometry import motion
 from vlm3_ros.geometry.boxes import Box3D
 from vlm3_ros.sim.tour import Tour, true_boxes
@@ -75,9 +75,10 @@ class TruthView:
 
     def _depth(self, x: str, y: str) -> str:
         frame, seen = self._frames[0], self._seen[0]
-        (pixel,) = seen.pixels_in(frame.camera, from_references([(int(x), int(y))], seen.size, depth.BINS))
-        z = _at(frame.depth, pixel)
-        length = z * np.linalg.norm(frame.camera.rays(pixel)) / metric_scale(seen, depth.FOCAL)
+        (asked,) = from_references([(int(x), int(y))], seen.size, depth.BINS)
+        z = _at(frame.depth, seen.pixels_in(frame.camera, asked))
+        ray = np.linalg.norm(taken_for(seen, depth.FOCAL).rays(asked))
+        length = z * ray / metric_scale(seen, depth.FOCAL)
         return depth.answer(length) if np.isfinite(length) else UNKNOWN
 
     def _match(self, x: str, y: str) -> str:

@@ -88,8 +88,7 @@ def unified(camera: Camera, focal: float, max_tokens: int) -> Camera:
     more than ``max_tokens`` image tokens (wide cameras), it is made smaller. The focal length that results is in the
     returned camera, up to 2 % off by rounding and smaller by the bound; `metric_scale` takes it out of the answers.
     """
-    width = int(camera.width * focal / camera.fx)
-    height = int(camera.height * focal / camera.fy)
+    width, height = int(camera.width * focal / camera.fx), int(camera.height * focal / camera.fy)
     return camera.resized(*_token_size(width, height, max_tokens))
 
 
@@ -99,21 +98,29 @@ def bounded(camera: Camera, longest_edge: int, max_tokens: int) -> Camera:
     return camera.resized(*_token_size(int(camera.width * scale), int(camera.height * scale), max_tokens))
 
 
+def taken_for(seen: Camera, focal: float) -> Camera:
+    """The camera a model trained at one focal length takes ``seen`` for."""
+    return Camera(*seen.size, focal, focal, seen.cx, seen.cy)
+
+
 def metric_scale(seen: Camera, focal: float) -> float:
-    """Factor from the length a model answers, taking its view for one of ``focal`` pixels, to the true length.
+    """Factor from a length a model answers, taking its view for one of ``focal`` pixels, to the true length.
 
     The same object twice as large in the image is either twice as near or seen with twice the focal length: a model
-    that believes in ``focal`` answers lengths that are too small by ``focal / seen.focal`` (the canonical camera of
-    Metric3D, arXiv 2307.10984).
+    that believes in ``focal`` answers ``focal / seen.focal`` times the true depth along Z (the canonical camera of
+    Metric3D, arXiv 2307.10984). Where it answers ray lengths, these are rays of the camera it believes in: see
+    `taken_for`.
     """
     return seen.focal / focal
 
 
 def _token_size(width: int, height: int, max_tokens: int) -> tuple[int, int]:
     """Both sides as multiples of 32 with MIN_TOKENS ≤ tokens ≤ max_tokens (Qwen's smart_resize)."""
-    if max(width, height) > 200 * max(1, min(width, height)):
+    width, height = max(1, width), max(1, height)
+    if max(width, height) > 200 * min(width, height):
         raise CalibrationError(
-            f"an image seen as {width}x{height} is more than 200 times longer than wide, which Qwen3-VL cannot take"
+            f"the camera's image, seen as {width}x{height}, has one side more than 200 times longer than the other, "
+            "which Qwen3-VL cannot take: crop it, or check fx and fy"
         )
     columns, rows = max(1, round(width / TOKEN_PX)), max(1, round(height / TOKEN_PX))
     area = width * height / TOKEN_PX**2
@@ -123,7 +130,9 @@ def _token_size(width: int, height: int, max_tokens: int) -> tuple[int, int]:
     elif columns * rows < MIN_TOKENS:
         grow = math.sqrt(MIN_TOKENS / area) / TOKEN_PX
         columns, rows = math.ceil(width * grow), math.ceil(height * grow)
-    return columns * TOKEN_PX, rows * TOKEN_PX
+    # A strip of one row or column cannot shrink on both sides.
+    columns = min(columns, max(1, max_tokens // rows))
+    return columns * TOKEN_PX, min(rows, max_tokens // columns) * TOKEN_PX
 
 
 # ----------------------------------------------------------------------------------- pixels as text for the VLM
@@ -177,18 +186,16 @@ class Rectifier:
     """
 
     def __init__(self, calibration: Calibration, size: tuple[int, int], already_rectified: bool = False):
-        _check(calibration, size)
+        _check(calibration, size, already_rectified)
         self._size = size
         self._K = _in_image(np.reshape(calibration.k, (3, 3)), calibration)
-        P = np.reshape(calibration.p, (3, 4))[:, :3]
-        target = _in_image(P, calibration) if P[0, 0] > 0.0 else self._K
-        self._D = np.array([] if already_rectified else calibration.d, float)
-        R = np.reshape(calibration.r, (3, 3)) if any(calibration.r) else np.eye(3)
-        self._R = np.eye(3) if already_rectified else R
-        self._fisheye = calibration.distortion_model == "equidistant"
+        target = _in_image(_projection(calibration), calibration)
         self.camera = Camera(*size, target[0, 0], target[1, 1], target[0, 2], target[1, 2])
-        unchanged = np.allclose(self._R, np.eye(3), atol=1e-9) and np.allclose(target, self._K, atol=1e-6)
-        self._nothing_to_do = already_rectified or (not self._D.any() and unchanged)
+        self._R = np.reshape(calibration.r, (3, 3)) if any(calibration.r) else np.eye(3)
+        self._D = np.array(calibration.d if any(calibration.d) else (0.0,) * 4, float)
+        self._fisheye = calibration.distortion_model == "equidistant"  # no pinhole, even with all coefficients zero
+        unchanged = np.allclose(self._R, np.eye(3), atol=1e-9) and np.allclose(target[:2], self._K[:2], atol=1e-6)
+        self._nothing_to_do = already_rectified or (unchanged and not self._D.any() and not self._fisheye)
 
     @property
     def valid(self) -> np.ndarray | None:
@@ -205,42 +212,104 @@ class Rectifier:
         return cv2.remap(image, map1, map2, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
     @cached_property
-    def _maps(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _maps(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Fixed-point remap tables and the validity mask."""
         build = cv2.fisheye.initUndistortRectifyMap if self._fisheye else cv2.initUndistortRectifyMap
-        D = self._D if self._D.size else np.zeros(4)
-        u, v = build(self._K, D, self._R, self.camera.K, self._size, cv2.CV_32FC1)
+        u, v = build(self._K, self._D, self._R, self.camera.K, self._size, cv2.CV_32FC1)
+        # With no distortion and no intrinsics what comes out is the direction itself, as tan θ or (fisheye) as θ.
+        x, y = build(np.eye(3), np.zeros(4), self._R, self.camera.K, self._size, cv2.CV_32FC1)
         width, height = self._size
         valid = (u >= -0.5) & (u <= width - 0.5) & (v >= -0.5) & (v <= height - 0.5)
-        return (*cv2.convertMaps(u, v, cv2.CV_16SC2), valid)
+        valid &= np.hypot(x, y) < _turning_point(self._D, self._fisheye)
+        return (*cv2.convertMaps(u, v, cv2.CV_16SC2), None if valid.all() else valid)
+
+
+def _turning_point(D: np.ndarray, fisheye: bool) -> float:
+    """Distance from the optical axis (tan θ; θ for fisheye) beyond which the distortion polynomial runs backwards.
+
+    What lies farther out would be shown a second time, mirrored: calibrations hold only where the lens was seen.
+    """
+    k = np.zeros(14)
+    k[: len(D)] = D
+    r = np.linspace(0.0, math.pi if fisheye else 20.0, 20001)
+    powers = (r[:, None] ** 2) ** np.arange(1, 5)
+    if fisheye:
+        distorted = r * (1.0 + powers @ k[:4])
+    else:
+        distorted = r * (1.0 + powers[:, :3] @ k[[0, 1, 4]]) / (1.0 + powers[:, :3] @ k[5:8])
+    backwards = np.flatnonzero(np.diff(distorted) <= 0.0)
+    return float(r[backwards[0]]) if backwards.size else math.inf
 
 
 COEFFICIENTS = {"plumb_bob": (0, 4, 5), "rational_polynomial": (0, 8, 12, 14), "equidistant": (0, 4), "": (0,)}
+MAX_FOV_DEG = 178.0  # a wider pinhole image is a calibration that was never made, such as fx = 1
+CALIBRATE = (
+    "(ros2 run camera_calibration cameracalibrator), or set camera.hfov_deg to its horizontal field of view to leave "
+    "camera_info out"
+)
 
 
-def _check(c: Calibration, size: tuple[int, int]) -> None:
+def _check(c: Calibration, size: tuple[int, int], already_rectified: bool) -> None:
     """Raise CalibrationError for everything that would give wrong geometry later."""
-    numbers = np.array([*c.d, *c.k, *c.r, *c.p], float)
-    if not np.isfinite(numbers).all():
-        raise CalibrationError("the calibration holds NaN or infinity: calibrate the camera, or set camera.hfov_deg")
-    if c.k[0] <= 0.0 or c.k[4] <= 0.0:
-        raise CalibrationError(
-            f"the camera is not calibrated (fx = {c.k[0]:g}, fy = {c.k[4]:g}): calibrate it "
-            "(ros2 run camera_calibration cameracalibrator), or set camera.hfov_deg to its horizontal field of view"
-        )
-    if c.distortion_model not in COEFFICIENTS:
-        known = ", ".join(name for name in COEFFICIENTS if name)
-        raise CalibrationError(f"distortion model {c.distortion_model!r} is not supported (known: {known})")
-    if len(c.d) not in COEFFICIENTS[c.distortion_model] and any(c.d):
-        raise CalibrationError(
-            f"{len(c.d)} distortion coefficients do not fit the model {c.distortion_model or 'of an empty name'!r}"
-        )
+    _check_intrinsics("P" if any(c.p) else "K", _projection(c), (c.width, c.height))
+    if not already_rectified:
+        _check_intrinsics("K", np.reshape(c.k, (3, 3)), (c.width, c.height))
+        _check_distortion(c)
+        _check_rotation(c)
     if c.image_size() != tuple(size):
         raise CalibrationError(
             f"the image is {size[0]}x{size[1]} but camera_info is for {c.image_size()[0]}x{c.image_size()[1]}: "
             "both must come from one driver mode; resize camera_info along with the image (image_proc resize does), "
             "or set camera.hfov_deg to leave camera_info out"
         )
+
+
+def _check_intrinsics(name: str, matrix: np.ndarray, size: tuple[int, int]) -> None:
+    fx, fy = matrix[0, 0], matrix[1, 1]
+    if not np.isfinite(matrix).all():
+        raise CalibrationError(f"{name} of camera_info holds NaN or infinity; calibrate the camera {CALIBRATE}")
+    if fx <= 0.0 or fy <= 0.0:
+        raise CalibrationError(
+            f"the camera is not calibrated ({name} has fx = {fx:g}, fy = {fy:g}); calibrate it {CALIBRATE}"
+        )
+    fov = max(math.degrees(2 * math.atan2(side, 2 * f)) for side, f in zip(size, (fx, fy), strict=True))
+    if fov > MAX_FOV_DEG:
+        raise CalibrationError(
+            f"{name} of camera_info has fx = {fx:g}, fy = {fy:g}, which for {size[0]}x{size[1]} is a field of view "
+            f"of {fov:.1f}°: the camera is not calibrated; calibrate it {CALIBRATE}"
+        )
+
+
+def _check_rotation(c: Calibration) -> None:
+    R = np.reshape(c.r, (3, 3))
+    if any(c.r) and not (np.allclose(R @ R.T, np.eye(3), atol=1e-3) and np.linalg.det(R) > 0.0):
+        raise CalibrationError(
+            f"R of camera_info is no rotation matrix ({', '.join(f'{x:g}' for x in c.r)}): make it the identity for "
+            f"a single camera, or calibrate the stereo pair {CALIBRATE}"
+        )
+
+
+def _check_distortion(c: Calibration) -> None:
+    if not np.isfinite(c.d).all():
+        raise CalibrationError(f"D of camera_info holds NaN or infinity; calibrate the camera {CALIBRATE}")
+    if c.distortion_model not in COEFFICIENTS:
+        known = ", ".join(name for name in COEFFICIENTS if name)
+        raise CalibrationError(
+            f"distortion model {c.distortion_model!r} is not supported (known: {known}): rectify the image before "
+            "(image_proc) and set camera.input_rectified"
+        )
+    allowed = COEFFICIENTS[c.distortion_model]
+    if len(c.d) not in allowed and any(c.d):
+        numbers = " or ".join(map(str, allowed))
+        raise CalibrationError(
+            f"D of camera_info has {len(c.d)} coefficients, but distortion model {c.distortion_model!r} takes "
+            f"{numbers}: correct the name of the model, or calibrate the camera {CALIBRATE}"
+        )
+
+
+def _projection(c: Calibration) -> np.ndarray:
+    """Intrinsics [3, 3] of the rectified image on the full sensor: those of P, or K where the driver left P out."""
+    return np.reshape(c.p, (3, 4))[:, :3] if any(c.p) else np.reshape(c.k, (3, 3))
 
 
 def _in_image(matrix: np.ndarray, c: Calibration) -> np.ndarray:

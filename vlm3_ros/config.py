@@ -37,11 +37,13 @@ class Setting:
             value = float(value)
         if self.kind is list and isinstance(value, tuple):
             value = list(value)
-        if not isinstance(value, self.kind) or (self.kind is int and isinstance(value, bool)):
-            raise ConfigError(f"{self.name} must be a {self.kind.__name__}, not {value!r}")
+        fits = isinstance(value, self.kind) and not (self.kind is int and isinstance(value, bool))
+        if not fits or (self.kind is list and not all(isinstance(item, str) for item in value)):
+            kind = "list of strings" if self.kind is list else self.kind.__name__
+            raise ConfigError(f"{self.name} must be a {kind}, not {value!r}")
         if self.choices and value not in self.choices:
             raise ConfigError(f"{self.name} must be one of {', '.join(self.choices)}, not {value!r}")
-        if self.low is not None and not self.low <= value <= (self.high if self.high is not None else value):
+        if self.low is not None and self.high is not None and not self.low <= value <= self.high:
             raise ConfigError(f"{self.name} must be in [{self.low:g}, {self.high:g}], not {value!r}")
         return value
 
@@ -133,6 +135,10 @@ class VlmConfig:
         0.0,
         1024.0,
     )
+    chunk: int = setting(0, "questions answered at a time at most; 0: by free memory", 0, 4096)
+    distributions: bool = setting(
+        True, "measure the distributions of numbers in answers: confidence and spread, for about a fifth more time"
+    )
     test_double: str = setting(
         "", "tests only: module:factory of a stand-in that answers from ground truth instead of a model"
     )
@@ -214,9 +220,9 @@ class PoseConfig:
 
 @dataclass(frozen=True)
 class MatchesConfig:
-    """Pixel correspondences between the last keyframe and this frame."""
+    """Pixel correspondences between the frame before and this frame."""
 
-    points: int = setting(48, "pixels of the keyframe that are looked for in this frame", 1, 20000, live=True)
+    points: int = setting(48, "pixels of the frame before that are looked for in this one", 1, 20000, live=True)
     think: bool = setting(False, "let the model reason before it answers, as published (much slower)", live=True)
 
 
@@ -259,9 +265,7 @@ class Config:
             if name not in known:
                 raise ConfigError(f"there is no setting {name}")
             config = _replaced(config, name.split("."), known[name].check(value))
-        unknown = set(config.node.tasks) - set(TASKS)
-        if unknown:
-            raise ConfigError(f"node.tasks knows {', '.join(TASKS)}, not {', '.join(sorted(unknown))}")
+        _check_lists(config)
         return config
 
 
@@ -275,6 +279,17 @@ def settings(of: type = Config, prefix: str = "") -> Iterator[Setting]:
             continue
         default = f.default if f.default_factory is MISSING else f.default_factory()
         yield Setting(name, default, get_origin(kind) or kind, **f.metadata)
+
+
+def _check_lists(config: Config) -> None:
+    cameras, tasks, labels = config.node.cameras, config.node.tasks, config.objects.labels
+    unknown = sorted(set(tasks) - set(TASKS))
+    if unknown:
+        raise ConfigError(f"node.tasks knows {', '.join(TASKS)}, not {', '.join(map(repr, unknown))}")
+    if not cameras or len(set(cameras)) < len(cameras):
+        raise ConfigError(f"node.cameras must name every camera once and at least one, not {cameras}")
+    if not all(map(str.strip, labels)):
+        raise ConfigError(f"objects.labels must be names of things, not {labels}")
 
 
 def _replaced(config: Any, path: list[str], value: Any) -> Any:

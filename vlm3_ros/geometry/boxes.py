@@ -24,6 +24,7 @@ TRIM = 0.04  # part of the points that may lie beyond each face: what is left of
 YAW_STEP_DEG = 1.5
 EDGE_ERROR = 0.02  # standard deviation of a 2D box's edges, as a part of the box's size
 OVERLAP_ERROR = 0.08  # the same where the 3D box looks larger: round things have a larger box than outline
+OBL=1.0
 MEAN_ERROR = 0.1  # a face found from some hundred answers errs by this part of one answer's error
 
 
@@ -81,6 +82,8 @@ def fit_box(
     What cannot be seen is filled in: the bottom down to the surface the object stands on, and the far side as deep as
     the shorter of the visible sides, as far as the 2D box and the wall behind leave room for that.
     """
+    if inside.sum() < MIN_POINTS:
+        return Refusal(Reason.INCONSISTENT, f"{label}: only {inside.sum()} depths are known inside its 2D box")
     noise = planes.relative_noise(points)
     if up is None:
         floor = planes.floor_plane(points, noise)
@@ -106,7 +109,7 @@ def _surroundings(ring: np.ndarray, inner: np.ndarray, noise: float, up: np.ndar
     """The level surface under the object and the wall behind it, as far as the points around it [R, 3] show them."""
     slope = (ring @ up) / np.linalg.norm(ring, axis=1)
     lower = slope < np.median((inner @ up) / np.linalg.norm(inner, axis=1))
-    support = planes.level_plane(ring[lower], noise, up)
+    support = planes.level_plane(ring[lower], noise, up) or planes.level_plane(ring, noise, up)
     rest = ring if support is None else ring[~support.holds(ring, noise)]
     return support, planes.upright_plane(rest, noise, up)
 
@@ -126,7 +129,7 @@ def _before(inner: np.ndarray, background: tuple[Plane | None, ...], noise: floa
 
 
 def _largest_part(points: np.ndarray, inner: np.ndarray, noise: float) -> np.ndarray:
-    """The largest set of points [M, 3] in which neighbouring pixels' ranges differ by less than half the 2D box's width.
+    """The largest set of points [M, 3] in which neighbouring pixels differ in range by less than half the 2D box.
 
     Points with fewer than two neighbours belong to nothing: answers between object and background are such.
     ``inner`` are all points in the 2D box, whose pixels say how densely it was asked.
@@ -178,11 +181,11 @@ def _seen_faces(body: np.ndarray, rotation: np.ndarray, noise: float) -> tuple[n
     share = (noise * middle) ** 2 / np.maximum(along.var(axis=0), 1e-12)
     along = middle + (along - middle) * np.sqrt((1.0 - share).clip(min=0.0))
     faces = np.quantile(along, [TRIM, 1.0 - TRIM], axis=0).T
-    toward_camera = faces * [1.0, -1.0] > 0.0
-    distance = np.median(body[:, 2])
+    distance = np.linalg.norm(middle)
     spacing = math.sqrt(np.prod(np.ptp(body[:, :2] / body[:, 2:], axis=0)) / len(body)) * distance
-    seen, outline = ROUGHNESS + MEAN_ERROR * noise * distance, ROUGHNESS + spacing + noise * distance
-    return faces, np.where(toward_camera, seen, outline)
+    frontal = (faces * [1.0, -1.0] / distance).clip(0.0, 1.0)  # cosine at which the face is seen, 0 for a hidden one
+    hidden = (1.0 - frontal) ** OBL
+    return faces, ROUGHNESS + hidden * spacing + np.where(frontal > 0.0, MEAN_ERROR, 1.0) * noise * distance
 
 
 def _fill_far_side(faces: np.ndarray, error: np.ndarray, rotation: np.ndarray, wall: Plane | None) -> None:

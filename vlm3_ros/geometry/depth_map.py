@@ -27,7 +27,7 @@ class Grid:
     @classmethod
     def of(cls, width: int, height: int, points: int) -> Grid:
         """About ``points`` grid points (at least 2 × 2, at most one a pixel) with cells as square as they can be."""
-        columns = min(width, max(2, round(math.sqrt(points * width / height))))
+        columns = min(width, max(2, round(min(math.sqrt(points * width / height), points / 2))))
         rows = min(height, max(2, round(points / columns)))
         return cls(width, height, columns, rows)
 
@@ -48,15 +48,21 @@ class Grid:
 
     @cached_property
     def coarse_first(self) -> np.ndarray:
-        """Order [R · C] in which to ask, so that wherever it is cut the points asked so far are evenly spread."""
-        i, j = np.indices((self.rows, self.columns))
-        stride = np.minimum(_stride(i), _stride(j))
-        return np.argsort(-stride, axis=None, kind="stable")
+        """Order [R · C] in which to ask, so that wherever it is cut the points asked so far are evenly spread.
+
+        That of the dots in ordered dithering (Bayer, ICC 1973): every second point on both axes before the others,
+        every fourth before those, and so on, and likewise among those of one stride.
+        """
+        j, i = np.indices((self.rows, self.columns))
+        rank = np.zeros_like(i)
+        for bit in range(max(self.rows, self.columns).bit_length()):
+            rank = rank << 2 | ((i ^ j) >> bit & 1) << 1 | (j >> bit & 1)
+        return np.argsort(rank, axis=None)
 
 
 @dataclass(frozen=True, eq=False)
 class DepthMap:
-    """Depth along Z in metres (NaN unknown) and confidence in [0, 1] (0 where unknown), both float32 [height, width]."""
+    """Depth along Z in metres, NaN unknown; confidence in [0, 1], 0 where unknown; both float32 [height, width]."""
 
     depth: np.ndarray
     confidence: np.ndarray
@@ -82,25 +88,25 @@ def densify(
     inverse = 1.0 / depth.reshape(shape).astype(np.float32)
     answered = np.isfinite(inverse)
     if not answered.any():
-        unknown = np.full((grid.height, grid.width), np.nan, np.float32)
-        return DepthMap(unknown, np.zeros_like(unknown))
+        nothing = np.full((grid.height, grid.width), np.nan, np.float32)
+        return DepthMap(nothing, np.zeros_like(nothing))
     gap, nearest = distance_transform_edt(~answered, return_indices=True)
     inverse = inverse[tuple(nearest)]
     reach = 1.5 * math.sqrt(answered.size / answered.sum())
 
     x, y = _Axis.of(grid.u, grid.width), _Axis.of(grid.v, grid.height)
-    dense = y.interpolate(x.interpolate(inverse.T).T)
     near, far = _extremes(inverse, x, y)
+    dense = np.maximum(_between(inverse, x.matrix, y.matrix), far / 2)  # the border of a slope is not at infinity
     edge = near > far * edge_ratio
     _take_sides(dense, edge, inverse, image, x, y)
 
     trust = np.where(answered, confidence.reshape(shape), 0.0).astype(np.float32)[tuple(nearest)]
-    steps = np.hypot(y.offset[:, None], x.offset) + y.interpolate(x.interpolate(gap.astype(np.float32).T).T)
-    sure = y.interpolate(x.interpolate(trust.T).T) / (1.0 + steps**2) * np.where(edge, far / near, 1.0)
-    unknown = y.interpolate(x.interpolate((gap > reach).astype(np.float32).T).T) > 0.5
+    steps = np.hypot(y.offset[:, None], x.offset) + _between(gap, x.inside, y.inside)
+    sure = _between(trust, x.inside, y.inside) / (1.0 + steps**2) * np.where(edge, far / near, 1.0)
+    unknown = _between(gap > reach, x.inside, y.inside) > 0.5
     return DepthMap(
-        np.where(unknown, np.nan, 1.0 / np.maximum(dense, 1e-6)).astype(np.float32),
-        np.where(unknown, 0.0, np.clip(sure, 0.0, 1.0)).astype(np.float32),
+        np.where(unknown, np.nan, 1.0 / dense).astype(np.float32),
+        np.where(unknown, 0.0, np.minimum(sure, 1.0)).astype(np.float32),
     )
 
 
@@ -109,26 +115,26 @@ class _Axis:
     """Where the pixels of one image axis lie between the grid points of that axis."""
 
     matrix: np.ndarray  # [pixels, points]: linear interpolation, a little extrapolation at both borders
+    inside: np.ndarray  # the same without extrapolation
+    node: np.ndarray  # [points] the pixel at which each grid point lies
     before: np.ndarray  # [pixels] index of the grid point before
     after: np.ndarray  # [pixels] index of the grid point after
     fraction: np.ndarray  # [pixels] of the way from before to after, slightly outside [0, 1] at the borders
 
     @classmethod
     def of(cls, nodes: np.ndarray, size: int) -> _Axis:
+        node = np.rint(nodes).astype(int).clip(0, size - 1)
         if len(nodes) == 1:
-            zero = np.zeros(size, int)
-            return cls(np.ones((size, 1), np.float32), zero, zero, np.zeros(size, np.float32))
+            zero, one = np.zeros(size, int), np.ones((size, 1), np.float32)
+            return cls(one, one, node, zero, zero, np.zeros(size, np.float32))
         pixel = np.arange(size)
         before = np.clip(np.searchsorted(nodes, pixel, side="right") - 1, 0, len(nodes) - 2)
         fraction = ((pixel - nodes[before]) / (nodes[before + 1] - nodes[before])).astype(np.float32)
-        matrix = np.zeros((size, len(nodes)), np.float32)
-        matrix[pixel, before] = 1.0 - fraction
-        matrix[pixel, before + 1] = fraction
-        return cls(matrix, before, before + 1, fraction)
-
-    def interpolate(self, values: np.ndarray) -> np.ndarray:
-        """[points, M] to [pixels, M]."""
-        return self.matrix @ values
+        matrix, inside = np.zeros((2, size, len(nodes)), np.float32)
+        for weights, share in ((matrix, fraction), (inside, fraction.clip(0.0, 1.0))):
+            weights[pixel, before] = 1.0 - share
+            weights[pixel, before + 1] = share
+        return cls(matrix, inside, node, before, before + 1, fraction)
 
     @property
     def offset(self) -> np.ndarray:
@@ -142,21 +148,23 @@ def _nodes(count: int, size: int) -> np.ndarray:
     return (np.arange(count) + BORDER) / (count - 1 + 2 * BORDER) * size - 0.5
 
 
-def _stride(index: np.ndarray) -> np.ndarray:
-    """Largest power of two (64 at most) that divides each index."""
-    return np.where(index == 0, 64, np.minimum(index & -index, 64))
+def _between(values: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Values [R, C] of the grid points at all pixels [height, width], by the interpolation matrices of both axes."""
+    return y @ (values.astype(np.float32) @ x.T)
 
 
 def _extremes(inverse: np.ndarray, x: _Axis, y: _Axis) -> tuple[np.ndarray, np.ndarray]:
     """Largest and smallest inverse depth [height, width] of the four grid points around each pixel."""
-    corners = [inverse[np.ix_(j, i)] for j in (y.before, y.after) for i in (x.before, x.after)]
-    return np.maximum.reduce(corners), np.minimum.reduce(corners)
+    padded = np.pad(inverse, (0, 1), mode="edge")
+    corners = [padded[:-1, :-1], padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]]
+    cell = np.ix_(y.before, x.before)
+    return np.maximum.reduce(corners)[cell], np.minimum.reduce(corners)[cell]
 
 
 def _take_sides(
     dense: np.ndarray, edge: np.ndarray, inverse: np.ndarray, image: np.ndarray, x: _Axis, y: _Axis
 ) -> None:
-    """Give each pixel of ``edge`` the inverse depth of the surrounding grid point it is near to and looks most like."""
+    """Give each pixel of ``edge`` the inverse depth of the grid point around it that it is near to and looks like."""
     rows, columns = np.nonzero(edge)
     if not len(rows):
         return
@@ -164,14 +172,9 @@ def _take_sides(
     best = np.full(len(rows), np.inf, np.float32)
     for j, dy in ((y.before, y.fraction), (y.after, 1.0 - y.fraction)):
         for i, dx in ((x.before, x.fraction), (x.after, 1.0 - x.fraction)):
-            node = _pixel_of(j, y)[rows], _pixel_of(i, x)[columns]
+            node = y.node[j[rows]], x.node[i[columns]]
             unlike = ((look[rows, columns] - look[node]) ** 2).sum(-1) / LOOK_LAB**2
             cost = unlike + 4.0 * (dy[rows] ** 2 + dx[columns] ** 2)
             better = cost < best
             best = np.where(better, cost, best)
             dense[rows[better], columns[better]] = inverse[j[rows[better]], i[columns[better]]]
-
-
-def _pixel_of(nodes: np.ndarray, axis: _Axis) -> np.ndarray:
-    """Pixel [pixels] at which the grid point of each entry lies."""
-    return axis.matrix.argmax(axis=0)[nodes]

@@ -35,10 +35,9 @@ def pose_answer(T_1_2: np.ndarray) -> PoseAnswer:
     """The right answer for a relative pose; inverse of `relative_pose` (pitch in [-90, 90])."""
     rotation = Rotation.from_matrix(T_1_2[:3, :3])
     distance = float(np.linalg.norm(T_1_2[:3, 3]))
-    direction = T_1_2[:3, 3] / distance if distance > 0.0 else np.zeros(3)
-    yaw, pitch, roll = rotation.as_euler("YXZ", degrees=True)
-    angle = math.degrees(rotation.magnitude())
-    return PoseAnswer(angle, (float(yaw), float(pitch), float(roll)), tuple(map(float, direction)), distance)
+    x, y, z = (T_1_2[:3, 3] / distance if distance > 0.0 else np.zeros(3)).tolist()
+    yaw, pitch, roll = rotation.as_euler("YXZ", degrees=True).tolist()
+    return PoseAnswer(math.degrees(rotation.magnitude()), (yaw, pitch, roll), (x, y, z), distance)
 
 
 def disagreement_deg(answer: PoseAnswer) -> float:

@@ -16,8 +16,8 @@ from scipy.spatial import cKDTree
 CAMERA_UP = np.array([0.0, -1.0, 0.0])
 HYPOTHESES = 200  # planes tried: finds one that holds 30 % of the points with a probability of 99 %
 ROUGHNESS = 0.01  # metres: how uneven floors and walls are, and the last digit of a depth answer
-SIGMAS = 2.0
-REFINEMENTS = 3
+SIGMAS = 2.0  # of the noise: how far off a plane its points may be
+REFINEMENTS = 3  # least-squares steps from the three points of a hypothesis to all that it holds
 MIN_POINTS = 6  # a plane of fewer is a coincidence
 MAX_TILT_DEG = 60.0  # between the camera's own up and the floor's normal: how far a camera pitches and rolls
 FLOOR_SHARE = 0.15  # of a frame's points: a floor smaller than this is not trusted with the direction of gravity
@@ -152,4 +152,4 @@ def _plane(m: np.ndarray) -> Plane:
 
 def _below(m: np.ndarray) -> np.ndarray:
     """Those of the planes m [M, 3] that a camera could stand over."""
-    return m[-m @ CAMERA_UP >= math.cos(math.radians(MAX_TILT_DEG)) * np.linalg.norm(m, axis=1)]
+    return m[-m @ CAMERA_UP > math.cos(math.radians(MAX_TILT_DEG)) * np.linalg.norm(m, axis=1)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from vlm3_ros.camera import Camera, from_references, metric_scale, to_references, unified
+from vlm3_ros.camera import Camera, from_references, metric_scale, taken_for, to_references, unified
 from vlm3_ros.config import Config, DepthConfig
 from vlm3_ros.geometry.depth_map import DepthMap, Grid, densify
 from vlm3_ros.perception.scene import DepthView, Samples
@@ -45,11 +45,12 @@ def ask_depth(sight: Sight, config: Config, pixels: np.ndarray, budget_s: float 
     settings, camera = config.depth, sight.frame.camera
     view, seen = sight.look("depth", lambda c: unified(c, depth.FOCAL, config.camera.max_tokens))
     references = to_references(camera.pixels_in(seen, pixels), seen.size, depth.BINS)
-    pixels = seen.pixels_in(camera, from_references(references, seen.size, depth.BINS))
+    pixels = from_references(references, seen.size, depth.BINS)
     answers = sight.ask(view, depth.questions(references), budget_s)
 
-    ray_lengths = np.linalg.norm(camera.rays(pixels), axis=-1) if settings.answer == "ray" else np.ones(len(pixels))
-    factors = metric_scale(seen, depth.FOCAL) * settings.scale / ray_lengths  # answer to metres along Z
+    factors = np.full(len(pixels), metric_scale(seen, depth.FOCAL) * settings.scale)  # answer to metres along Z
+    if settings.answer == "ray":
+        factors /= np.linalg.norm(taken_for(seen, depth.FOCAL).rays(pixels), axis=-1)
     z, confidence, spread = np.full((3, len(answers)), np.nan)
     for i, (answer, factor) in enumerate(zip(answers, factors, strict=True)):
         read = _read(answer, settings, factor)
@@ -57,13 +58,13 @@ def ask_depth(sight: Sight, config: Config, pixels: np.ndarray, budget_s: float 
             sight.tally.refuse(read)
         else:
             z[i], confidence[i], spread[i] = read
-    return Samples(pixels, z, np.nan_to_num(confidence), spread)
+    return Samples(seen.pixels_in(camera, pixels), z, np.nan_to_num(confidence), spread)
 
 
 def _read(answer: Answer | None, settings: DepthConfig, factor: float) -> tuple[float, float, float] | Refusal:
     """Depth along Z, confidence and spread of one answer."""
     if answer is None:
-        return Refusal(Reason.NOT_ASKED)
+        return Refusal(Reason.NOT_ASKED, "the time budget ended first")
     metres = depth.parse(answer.text)
     if isinstance(metres, Refusal):
         return metres

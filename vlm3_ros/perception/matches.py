@@ -32,11 +32,12 @@ def perceive_matches(sight: Sight, first: Frame, config: Config) -> Matches:
         asked.append(reference)
         found.append(there)
         confidence.append(answer.probability)
+    camera = sight.frame.camera
     pixels_first = from_references(np.reshape(asked, (-1, 2)), seen_first.size, matching.BINS)
     pixels_here = from_references(np.reshape(found, (-1, 2)), seen.size, matching.BINS)
     return Matches(
         first,
         seen_first.pixels_in(first.camera, pixels_first),
-        seen.pixels_in(sight.frame.camera, pixels_here),
+        seen.pixels_in(camera, pixels_here).clip(0, np.subtract(camera.size, 1)),  # 1000 is the image's far border
         np.array(confidence, float),
     )

@@ -59,6 +59,8 @@ def ask_about(sight: Sight, config: Config, text: str, regions: Sequence[Sequenc
     camera = sight.frame.camera
     view, seen = sight.look("objects", lambda c: unified(c, objects.FOCAL, config.camera.max_tokens))
     corners = np.reshape(np.asarray(regions, float), (-1, 2))
+    if not np.isfinite(corners).all():
+        raise ValueError("a region of the question has a corner that is NaN or infinite")
     references = to_references(camera.pixels_in(seen, corners), seen.size, objects.BINS).reshape(-1, 4)
     (answer,) = sight.ask(view, [objects.free(text, [tuple(r) for r in references.tolist()])])
     assert answer is not None

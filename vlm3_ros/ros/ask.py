@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 from rclpy.clock import Clock
 from rclpy.node import Node
 from rclpy.task import Future
 
 from vlm3_ros.ros.worker import Worker
 from vlm3_ros.srv import Ask
+
+LONGEST_S = 86400.0  # a longer timeout, infinity or NaN is none
 
 
 class AskService:
@@ -30,7 +33,7 @@ class AskService:
         if not self._worker.submit(lambda: self._run(request, answered)):
             response.message = "the node is not active"
             return response
-        if request.timeout_s <= 0.0:
+        if not 0.0 < request.timeout_s <= LONGEST_S:
             return await answered
         timer = self._node.create_timer(
             request.timeout_s, lambda: self._finish(answered, _too_late(request.timeout_s)), clock=self._clock
@@ -53,6 +56,18 @@ class AskService:
         if not answered.done():
             answered.set_result(response)
             self._node.executor.wake()
+
+
+def regions(request: Ask.Request) -> np.ndarray:
+    """The regions of a request [N, 4], x1 y1 x2 y2 in pixels. Raises ValueError for what is no list of boxes."""
+    numbers = np.asarray(request.regions, float)
+    if numbers.size % 4:
+        raise ValueError(f"regions holds {numbers.size} numbers; each region takes four, x1 y1 x2 y2")
+    boxes = numbers.reshape(-1, 4)
+    for i, (x1, y1, x2, y2) in enumerate(boxes, start=1):
+        if not (np.isfinite([x1, y1, x2, y2]).all() and x1 < x2 and y1 < y2):
+            raise ValueError(f"region {i} is {x1:g} {y1:g} {x2:g} {y2:g}; x1 < x2 and y1 < y2 are needed, in pixels")
+    return boxes
 
 
 def _too_late(timeout_s: float) -> Ask.Response:

@@ -15,7 +15,7 @@ from vlm3_ros.perception import Scene
 from vlm3_ros.ros.stream import Stream
 from vlm3_ros.vlm.models import ModelStatus
 
-RECENT_S = 10.0  # an error is what a camera reports for this long
+RECENT_S = 10.0  # a trouble is what a camera reports for this long
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
 
@@ -26,15 +26,16 @@ class CameraRecord:
     perceived: int = 0
     refused: int = 0  # frames that could not be used: image, calibration
     failed: int = 0  # frames on which a model or the code failed
-    late: int = 0  # frames older than one already seen
+    late: int = 0  # frames not newer than one already seen
     resets: int = 0  # jumps back in time
     poses: int = 0
     asked: int = 0
     refused_answers: Counter[str] = field(default_factory=Counter)
     stage_ms: dict[str, float] = field(default_factory=dict)
     age_ms: float = 0.0  # of the last frame, from its stamp to its outputs
-    last_error: str = ""
-    last_error_time: float = 0.0
+    trouble: str = ""  # the last one
+    trouble_level: bytes = OK
+    trouble_time: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, scene: Scene, age_ms: float) -> None:
@@ -47,11 +48,12 @@ class CameraRecord:
             self.stage_ms.update({stage: seconds * 1e3 for stage, seconds in scene.tally.seconds.items()})
             self.age_ms = age_ms
 
-    def error(self, kind: str, text: str) -> None:
-        """Count a frame that gave nothing; ``kind`` is ``refused`` or ``failed``."""
+    def note(self, level: bytes, text: str, kind: str = "") -> None:
+        """What is wrong with a frame; one that gave nothing is counted as ``refused``, ``failed`` or ``late``."""
         with self.lock:
-            setattr(self, kind, getattr(self, kind) + 1)
-            self.last_error, self.last_error_time = text, time.monotonic()
+            if kind:
+                setattr(self, kind, getattr(self, kind) + 1)
+            self.trouble, self.trouble_level, self.trouble_time = text, level, time.monotonic()
 
 
 class Reporter:
@@ -102,7 +104,7 @@ class Reporter:
                 "questions/s": self._rate(f"{stream.name} questions", record.asked),
                 **{f"{stage} (ms)": ms for stage, ms in record.stage_ms.items()},
                 **{f"answers {reason}": count for reason, count in record.refused_answers.items()},
-                "last error": record.last_error,
+                "last error": record.trouble,
             }
 
     def _model_values(self, model: ModelStatus) -> dict[str, object]:
@@ -121,19 +123,20 @@ class Reporter:
         now = time.monotonic()
         before, then = self._counts.get(name, (count, now))
         self._counts[name] = count, now
-        return (count - before) / (now - then) if now > then else 0.0
+        # Counts start again at 0 when the node is activated again.
+        return max(0.0, count - before) / (now - then) if now > then else 0.0
 
 
 def _camera_health(stream: Stream, record: CameraRecord, timeout_s: float) -> tuple[bytes, str]:
     silent = time.monotonic() - stream.last_arrival
     with record.lock:
-        if record.last_error and time.monotonic() - record.last_error_time < RECENT_S:
-            return ERROR, record.last_error
+        if record.trouble and time.monotonic() - record.trouble_time < RECENT_S:
+            return record.trouble_level, record.trouble
     if stream.lacks_calibration:
         return ERROR, stream.without_calibration
     if silent > timeout_s:
         return WARN, f"no image on {stream.image_topic} for {silent:.0f} s"
-    return OK, "perceiving"
+    return OK, "receiving images"
 
 
 def _status(name: str, level: bytes, message: str, values: Mapping[str, object]) -> DiagnosticStatus:

@@ -100,6 +100,8 @@ def _decompressed(message: CompressedImage) -> np.ndarray:
     if not len(message.data):
         raise ImageError("the compressed image holds no data")
     data = np.frombuffer(message.data, np.uint8)
+    if _is_cut_off(data.tobytes()):
+        raise ImageError(f"the compressed image is truncated: {data.size} bytes hold no whole JPEG file")
     try:
         picture = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
@@ -109,6 +111,11 @@ def _decompressed(message: CompressedImage) -> np.ndarray:
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
+def _is_cut_off(data: bytes) -> bool:
+    """Whether a JPEG file has no end-of-image marker behind its last scan; OpenCV 4 fills what is missing in grey."""
+    return data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+
+
 def _by_cv_bridge(message: Image) -> np.ndarray:
     """Ask cv_bridge for encodings that this file does not know, where there is one that works."""
     convert = _cv_bridge()
@@ -116,13 +123,16 @@ def _by_cv_bridge(message: Image) -> np.ndarray:
     if convert is None:
         raise ImageError(f"unknown encoding {message.encoding!r} (known: {known})")
     try:
-        return np.asarray(convert(message, "rgb8"))
+        picture = np.array(convert(message, "rgb8"))
     except Exception as error:  # cv_bridge raises whatever its C++ side throws
         raise ImageError(f"neither this node nor cv_bridge can read {message.encoding!r}: {error}") from error
+    if picture.dtype != np.uint8 or picture.shape != (message.height, message.width, 3):
+        raise ImageError(f"cv_bridge reads {message.encoding!r} as {picture.dtype} {picture.shape}, which is no RGB")
+    return picture
 
 
 _CV_BRIDGE_WORKS = """
-import numpy
+import cv2, numpy
 from cv_bridge import CvBridge
 bridge = CvBridge()
 gray = numpy.arange(12, dtype=numpy.uint16).reshape(3, 4)
@@ -139,8 +149,9 @@ def _cv_bridge() -> Callable[[Image, str], Any] | None:
     It is tried in a process of its own first: one built for numpy 1 may take the interpreter down under numpy 2, and
     other builds read 16-bit images wrongly.
     """
-    tried = subprocess.run([sys.executable, "-c", _CV_BRIDGE_WORKS], capture_output=True, timeout=60, check=False)
-    if tried.returncode != 0:
+    try:
+        subprocess.run([sys.executable, "-c", _CV_BRIDGE_WORKS], capture_output=True, timeout=30, check=True)
+    except subprocess.SubprocessError:
         return None
     from cv_bridge import CvBridge
 

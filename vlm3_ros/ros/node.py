@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 
-import numpy as np
 import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -19,10 +18,9 @@ from sensor_msgs.msg import CompressedImage, Image
 from vlm3_ros.camera import CalibrationError
 from vlm3_ros.config import Config, ConfigError
 from vlm3_ros.perception import Perception, Scene
-from vlm3_ros.ros import diagnostics, messages
-from vlm3_ros.ros.ask import AskService
+from vlm3_ros.ros import ask, diagnostics, messages
 from vlm3_ros.ros.images import ImageError
-from vlm3_ros.ros.logging import forward_logging
+from vlm3_ros.ros.logging import Occasionally, forward_logging
 from vlm3_ros.ros.outputs import Outputs
 from vlm3_ros.ros.parameters import Parameters
 from vlm3_ros.ros.stream import Stream
@@ -34,8 +32,7 @@ from vlm3_ros.vlm.factory import models_for
 from vlm3_ros.vlm.models import Models
 
 JUMP_NS = 10**9  # a stamp this much older than the last one is a jump back in time, not a late frame
-LOG_EVERY_S = 10.0  # the same complaint is logged this often at most
-STOP_S = 10.0  # at shutdown the frame in hand gets this long to end
+STOP_S = 3.0  # the frame in hand gets this long to end at shutdown; `ros2 launch` gets rough after 5 s
 
 Transition = Callable[["Vlm3Node", LifecycleState], TransitionCallbackReturn]
 
@@ -76,12 +73,12 @@ class Vlm3Node(LifecycleNode):
         self._streams: dict[str, Stream] = {}
         self._records: dict[str, diagnostics.CameraRecord] = {}
         self._last_stamp: dict[str, int] = {}
-        self._logged: dict[str, float] = {}
+        self._occasionally = Occasionally(self)
         # Steady, so that it also runs while a simulated clock stands still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._reporter = diagnostics.Reporter(self)
         self.create_timer(1.0, self._report, clock=steady)
-        self._ask = AskService(self, self._answer, self._worker, steady)
+        self._ask = ask.AskService(self, self._answer, self._worker, steady)
         if self.config.node.autostart:
             self._autostart = self.create_timer(0.0, self._start, clock=steady)
 
@@ -140,13 +137,14 @@ class Vlm3Node(LifecycleNode):
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Go back to unconfigured after a transition that raised."""
-        self.stop()
-        return TransitionCallbackReturn.SUCCESS
+        return TransitionCallbackReturn.SUCCESS if self.stop() else TransitionCallbackReturn.FAILURE
 
-    def stop(self) -> None:
-        """End the worker and give everything back, in whatever state the node is."""
-        if self._worker.stop(STOP_S):
+    def stop(self) -> bool:
+        """End the worker and give everything back, in whatever state the node is; whether it ended in time."""
+        ended = self._worker.stop(STOP_S)
+        if ended:
             self._release()
+        return ended
 
     def _start(self) -> None:
         self._autostart.cancel()
@@ -183,12 +181,15 @@ class Vlm3Node(LifecycleNode):
             if not wanted or not self._in_order(stream.name, messages.nanoseconds(message.header), record):
                 return
             scene = self._perception.perceive(stream.frame(message), wanted)
-            self._publish(stream.name, scene)
+            self._outputs[stream.name].publish(scene, self.config.cloud)
+            if scene.pose is not None and (trouble := self._publish_pose(stream.name, scene)):
+                record.note(diagnostics.WARN, trouble)
+                self._occasionally.warn(trouble)
             record.add(scene, (self.get_clock().now().nanoseconds - scene.frame.stamp) / 1e6)
             self._say_refusals(stream.name, scene)
         except ImageError as error:
             self._complain(record, "refused", f"{stream.image_topic}: {error}")
-        except (CalibrationError, MountError) as error:
+        except CalibrationError as error:
             self._complain(record, "refused", str(error))
         except ModelError as error:
             self._complain(record, "failed", str(error))
@@ -207,11 +208,14 @@ class Vlm3Node(LifecycleNode):
         """Whether a frame is newer than the last one; a jump back in time starts the camera anew."""
         last = self._last_stamp.get(name, stamp - 1)
         if last - JUMP_NS < stamp <= last:
-            record.late += 1
+            before_s = (last - stamp) / 1e9
+            text = f"camera {name!r}: a frame is left out, its stamp is {before_s:.3f} s before that of the last one"
+            record.note(diagnostics.WARN, text, "late")
+            self._occasionally.warn(text)
             return False
         if stamp <= last:
             record.resets += 1
-            self.get_logger().warning(
+            self._occasionally.warn(
                 f"camera {name!r}: time jumped back by {(last - stamp) / 1e9:.1f} s (a bag that starts over?); "
                 "odometry and matching start anew"
             )
@@ -219,22 +223,22 @@ class Vlm3Node(LifecycleNode):
         self._last_stamp[name] = stamp
         return True
 
-    def _publish(self, name: str, scene: Scene) -> None:
+    def _publish_pose(self, name: str, scene: Scene) -> str | None:
+        """The pose as a message and in /tf; returns why not, where it cannot be."""
         outputs, settings = self._outputs[name], self.config.pose
-        outputs.publish(scene, self.config.cloud)
-        if scene.pose is None:
-            return
         # Every camera starts at the origin of an odom frame of its own.
         odom = f"{name}_{settings.odom_frame}" if name else settings.odom_frame
-        pose = self._transforms.in_odom(scene.pose, scene.frame, settings)
+        try:
+            pose = self._transforms.in_odom(scene.pose, scene.frame, settings)
+        except MountError as error:
+            return str(error)
         if outputs.subscribed("camera_pose"):
             head = messages.header(scene.frame)
             head.frame_id = odom
             outputs.publish_pose(messages.pose(head, pose))
         if settings.publish_tf:
-            why_not = self._transforms.broadcast(pose, scene.frame, odom, settings)
-            if why_not:
-                self._log_sometimes(why_not)
+            return self._transforms.broadcast(pose, scene.frame, odom, settings)
+        return None
 
     def _answer(self, request: Ask.Request) -> Ask.Response:
         """Answer a question of ~/ask; runs in the worker thread."""
@@ -246,8 +250,7 @@ class Vlm3Node(LifecycleNode):
         if message is None:
             raise LookupError(f"no image has come on {stream.image_topic} yet")
         frame = stream.frame(message)
-        regions = np.reshape(request.regions, (-1, 4))
-        answer = self._perception.ask(frame, request.question, regions)
+        answer = self._perception.ask(frame, request.question, ask.regions(request))
         return Ask.Response(
             success=True, answer=answer.text, confidence=answer.probability, header=messages.header(frame)
         )
@@ -260,33 +263,26 @@ class Vlm3Node(LifecycleNode):
         models = self._models.status() if self._models is not None else ()
         for stream, _ in cameras:
             if stream.lacks_calibration:
-                self._log_sometimes(stream.without_calibration)
+                self._occasionally.warn(stream.without_calibration)
         self._reporter.publish(state, self._fault, cameras, models, self.config.node.camera_timeout_s)
 
     def _complain(self, record: diagnostics.CameraRecord, kind: str, text: str) -> None:
-        record.error(kind, text)
-        self._log_sometimes(f"frame {kind}: {text}")
+        record.note(diagnostics.ERROR, text, kind)
+        self._occasionally.warn(f"frame {kind}: {text}")
 
     def _say_refusals(self, name: str, scene: Scene) -> None:
         """One line a frame at most about answers without a value; all of them are in the diagnostics."""
         if scene.tally.refused:
             counts = ", ".join(f"{count} {reason.value}" for reason, count in scene.tally.refused.items())
             first = scene.tally.examples[0].text.replace("\n", " ")[:120]
-            self._log_sometimes(
+            self._occasionally.warn(
                 f"camera {name!r}: {scene.tally.asked} questions, no value in {counts}; such as {first!r}",
-                key=f"refusals {name}",
+                about=f"refusals {name}",
             )
-
-    def _log_sometimes(self, text: str, key: str = "") -> None:
-        """Warn, but not with the same thing at every frame."""
-        now = time.monotonic()
-        if now - self._logged.get(key or text, -LOG_EVERY_S) >= LOG_EVERY_S:
-            self._logged[key or text] = now
-            self.get_logger().warning(text)
 
 
 def main() -> int:
-    """Run the node until it is interrupted."""
+    """Run the node until it is interrupted; returns the exit status."""
     rclpy.init()
     try:
         node = Vlm3Node()
@@ -299,8 +295,16 @@ def main() -> int:
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except Exception:
+        if rclpy.ok():  # otherwise a callback was at work when a signal shut ROS down
+            raise
     finally:
-        node.stop()
+        ended = node.stop()
         executor.shutdown()
         rclpy.try_shutdown()
+    if not ended:
+        # The thread is still inside a model, and the interpreter cannot end around it without a crash.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
     return 0

@@ -50,7 +50,7 @@ class Transforms:
         self._node.destroy_publisher(self._publisher)
 
     def moved_by_another(self, odom: str, child: str) -> str | None:
-        """The parent under which ``child`` already is, other than by our broadcasts from ``odom``; None if nowhere."""
+        """The parent ``child`` already has other than through our broadcasts from ``odom``, if any."""
         if child in self._static:
             return self._static[child][0]
         own = self._own.get(child, odom)

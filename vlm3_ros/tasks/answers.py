@@ -13,7 +13,7 @@ class Reason(str, Enum):
     """Why an answer gave no value."""
 
     UNPARSED = "unparsed"  # the text does not follow the answer grammar
-    OUT_OF_RANGE = "out_of_range"  # it does, but the value cannot be true (negative depth, pixel off the image)
+    OUT_OF_RANGE = "out_of_range"  # it does, but the value cannot be true (no distance, a pixel off the image)
     NOT_ASKED = "not_asked"  # the time budget ended first
     INCONSISTENT = "inconsistent"  # answers that must agree do not
 
@@ -88,6 +88,8 @@ def _pattern(part: str | Number | Words) -> str:
     """Literal text matches with any amount of white space, none included, wherever it has some."""
     if not isinstance(part, str):
         return part.pattern
+    if part.isspace():
+        return r"\s*"
     head = r"\s*" if part[:1].isspace() else ""
     tail = r"\s*" if part[-1:].isspace() else ""
     return head + r"\s+".join(map(re.escape, part.split())) + tail
@@ -103,5 +105,6 @@ class Question:
 
 
 def without_think(text: str) -> str:
-    """The text after its think block; all of it where there is none."""
-    return text.rpartition("</think>")[2]
+    """The text after its think block, none where that was cut; all of it where there is no such block."""
+    _, end, tail = text.rpartition("</think>")
+    return tail if end or "<think>" not in tail else ""

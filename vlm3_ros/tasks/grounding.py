@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 
 from vlm3_ros.tasks.answers import Grammar, Question, Reason, Refusal, Words, without_think
 
@@ -19,6 +20,10 @@ PROMPT = (
 )
 GRAMMAR = Grammar((Words(),))
 MAX_TOKENS = 1024
+MAX_BOXES = MAX_TOKENS // 16  # a box takes more tokens than that: beyond, the model repeats itself
+
+_OBJECT = re.compile(r'\{(?:[^{}"\\]|"(?:[^"\\]|\\.)*")*\}')  # of JSON, with no other one inside
+_EMPTY_LIST = re.compile(r"\[\s*\]")
 
 
 @dataclass(frozen=True)
@@ -57,50 +62,37 @@ def parse(text: str, labels: Sequence[str], duplicate_iou: float = 0.9) -> list[
     An empty list means that the model says there is nothing. Boxes outside the image or without an area and
     labels nobody asked for are left out; a Refusal means that the text is no list of boxes at all.
     """
-    items = _json_objects(without_think(text))
-    if items is None:
-        return Refusal(Reason.UNPARSED, text)
+    answered = without_think(text)
+    items = _json_objects(answered)
+    if not items:
+        return [] if _EMPTY_LIST.search(answered) else Refusal(Reason.UNPARSED, text)
     wanted = {label.casefold(): label for label in labels}
     boxes: list[Box2D] = []
     for item in items:
         box = _box(item, wanted)
         if box and not any(box.label == b.label and box.iou(b) > duplicate_iou for b in boxes):
             boxes.append(box)
-    if items and not boxes:
-        return Refusal(Reason.OUT_OF_RANGE, text)
-    return boxes
+    return boxes or Refusal(Reason.OUT_OF_RANGE, text)
 
 
-def _json_objects(text: str) -> list[object] | None:
-    """The objects of the JSON list in ``text``, also when code fences surround it or its end is missing."""
-    start = text.find("[")
-    if start < 0:
-        return None
-    try:
-        found = json.JSONDecoder().raw_decode(text, start)[0]
-        return found if isinstance(found, list) else None
-    except (ValueError, RecursionError):
-        pass
-    whole = []
-    for candidate in re.findall(r"\{[^{}]*\}", text[start:]):
-        try:
-            whole.append(json.loads(candidate))
-        except (ValueError, RecursionError):
-            continue
-    return whole or None
+def _json_objects(text: str) -> list[dict[str, object]]:
+    """The first JSON objects in ``text``, whatever list, code fence or prose surrounds them or is cut off."""
+    found: list[dict[str, object]] = []
+    for candidate in islice(_OBJECT.finditer(text), MAX_BOXES):
+        with suppress(ValueError, RecursionError):
+            found.append(json.loads(candidate[0]))
+    return found
 
 
-def _box(item: object, wanted: dict[str, str]) -> Box2D | None:
-    if not isinstance(item, dict):
-        return None
+def _box(item: dict[str, object], wanted: dict[str, str]) -> Box2D | None:
+    """The box a JSON object describes, if it does and its label is wanted."""
     corners, label = item.get("bbox_2d"), item.get("label")
-    if not isinstance(label, str) or label.casefold() not in wanted:
+    if not isinstance(label, str) or label.strip().casefold() not in wanted:
         return None
     if not isinstance(corners, list) or len(corners) != 4:
         return None
+    # NaN compares as False, infinity and integers too large for a float are out of range.
     if not all(isinstance(c, int | float) and not isinstance(c, bool) and abs(c) <= 2 * BINS for c in corners):
         return None
-    if not all(math.isfinite(c) for c in corners):
-        return None
     x1, y1, x2, y2 = (min(max(float(c), 0.0), float(BINS)) for c in corners)
-    return Box2D(wanted[label.casefold()], x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+    return Box2D(wanted[label.strip().casefold()], x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None

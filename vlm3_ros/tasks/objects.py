@@ -46,10 +46,11 @@ LENGTH = Grammar((Words(), Number(4, 2), " ", Words()))
 CLOCK = Grammar((Words(), Number(2), " o'clock"))
 
 _METRES = {"m": 1.0, "meter": 1.0, "metre": 1.0, "cm": 0.01, "centimeter": 0.01, "centimetre": 0.01}
-_METRES |= {"mm": 0.001, "millimeter": 0.001, "foot": 0.3048, "feet": 0.3048, "ft": 0.3048, "inch": 0.0254}
-_METRES |= {"inches": 0.0254}
-_LENGTH = re.compile(r"(?<![\w.])([0-9]{1,4}(?:\.[0-9]{1,9})?)\s*([a-z]+)", re.IGNORECASE)
-_CLOCK = re.compile(r"(?<!\d)(1[0-2]|[1-9])\s*o['’]?\s*clock", re.IGNORECASE)
+_METRES |= {"mm": 0.001, "millimeter": 0.001, "millimetre": 0.001}
+_METRES |= {"foot": 0.3048, "feet": 0.3048, "ft": 0.3048, "inch": 0.0254, "inches": 0.0254}
+# Not the end of a number with a minus, a thousands separator or an exponent: better no answer than a wrong one.
+_LENGTH = re.compile(r"(?<![\w.,−-])([0-9]{1,4}(?:\.[0-9]{1,9})?)\s*([a-z]+)", re.IGNORECASE)
+_CLOCK = re.compile(r"(?<![\d.,:−-])(1[0-2]|[1-9])\s*o['’]?\s*clock", re.IGNORECASE)
 _YES = re.compile(r"\s*(yes|correct|indeed|true|right|affirmative|certainly)\b", re.IGNORECASE)
 _NO = re.compile(r"\s*(no|not|incorrect|false|wrong|negative|actually)\b", re.IGNORECASE)
 
@@ -77,7 +78,9 @@ def comparison(kind: str, a: Region, b: Region) -> Question:
 
 
 def length(kind: str, a: Region, b: Region | None = None) -> Question:
-    """A question for one of the LENGTHS; ``b`` only where the kind is about two regions."""
+    """A question for one of the LENGTHS; ``b`` where the kind is about two regions, ValueError otherwise."""
+    if ("{b}" in LENGTHS[kind]) != (b is not None):
+        raise ValueError(f"the {kind} is asked of {'one region' if b else 'two regions'}")
     return Question(LENGTHS[kind].format(a=name(a), b=name(b) if b else ""), LENGTH, MAX_TOKENS)
 
 
@@ -100,7 +103,8 @@ def parse_yes_no(text: str) -> bool | Refusal:
 
 def parse_length(text: str) -> float | Refusal:
     """The first length with a unit in the answer, in metres > 0."""
-    for number, unit in _LENGTH.findall(text):
+    for found in _LENGTH.finditer(text):
+        number, unit = found.groups()
         metres = _METRES.get(unit.lower()) or _METRES.get(unit.lower().removesuffix("s"))
         if metres:
             value = float(number) * metres

@@ -68,11 +68,11 @@ def parse(texts: Sequence[str]) -> PoseAnswer | Refusal:
         if isinstance(read, Refusal):
             return read
         values.append(read)
-    (angle,), euler, direction, (distance,) = values
-    if angle > 180.0 or any(abs(e) > 180.0 for e in euler):
+    (angle,), (yaw, pitch, roll), (x, y, z), (distance,) = values
+    if angle > 180.0 or max(abs(yaw), abs(pitch), abs(roll)) > 180.0:
         return Refusal(Reason.OUT_OF_RANGE, " | ".join(texts))
     # Two decimals a component: the length of a true unit vector stays within 1 % of one. (0, 0, 0) means "nowhere".
-    length = math.hypot(*direction)
+    length = math.hypot(x, y, z)
     if not (0.8 < length < 1.2 or (length == 0.0 and distance == 0.0)):
         return Refusal(Reason.OUT_OF_RANGE, texts[2])
-    return PoseAnswer(angle, euler, direction, distance)
+    return PoseAnswer(angle, (yaw, pitch, roll), (x, y, z), distance)

@@ -35,7 +35,7 @@ def _source(config: Config) -> Source:
         return _TestDouble(config.vlm.test_double)
     from vlm3_ros.vlm.local import LocalSource  # torch takes seconds to import
 
-    return LocalSource(config.vlm.device, config.vlm.precision)
+    return LocalSource(config.vlm.device, config.vlm.precision, config.vlm.chunk, config.vlm.distributions)
 
 
 class _TestDouble:

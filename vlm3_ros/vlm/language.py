@@ -8,13 +8,13 @@ the checkpoint files.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-HEAD_ROWS = 256  # logits computed at a time: 256 × 151,936 × 4 bytes = 156 MB
+LOGITS = {"cpu": 1 << 21, "cuda": 1 << 26}  # computed at a time: 8 MB in float32, a cache's worth, or 256 MB
 
 
 class Attend(Protocol):
@@ -30,12 +30,9 @@ class LanguageModel:
     def __init__(self, model: Any):
         text = model.model.language_model
         self.layers: Sequence[Any] = text.layers
-        self._rotary, self._norm, self._embedding, self._head = (
-            text.rotary_emb,
-            text.norm,
-            text.embed_tokens,
-            model.lm_head,
-        )
+        self._rotary, self._norm, self._embedding = text.rotary_emb, text.norm, text.embed_tokens
+        self._head = model.lm_head
+        self._head_weight: Tensor | None = self._head.weight if type(self._head) is torch.nn.Linear else None
         config = text.config
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // self.heads)
@@ -77,25 +74,35 @@ class LanguageModel:
                 x[0, deepstack[0]] += deepstack[1][i].to(x.dtype)
         return self._norm(x).squeeze(0)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[R, hidden] to float32 logits [R, vocabulary]."""
-        return self._head(hidden).float()
-
     def logits_of(self, hidden: Tensor, tokens: Tensor) -> Tensor:
-        """Logits [R, K] of a few tokens only [K]; the whole head where its weights are quantized."""
-        if type(self._head) is not torch.nn.Linear:
-            return self.logits(hidden)[:, tokens]
-        return (hidden @ self._head.weight[tokens].T).float()
+        """[R, hidden] to float32 logits [R, K] of a few tokens [K]; computed for all where the head is quantized."""
+        if self._head_weight is None:
+            return self._head(hidden)[:, tokens].float()
+        return (hidden @ self._head_weight[tokens].T).float()
 
     def greedy(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """[R, hidden] to the most likely next token [R] and its log-probability [R]."""
-        tokens, logs = [], []
-        for part in hidden.split(HEAD_ROWS):
-            logits = self.logits(part)
-            best, token = logits.max(-1)
-            tokens.append(token)
-            logs.append(best - logits.logsumexp(-1))
-        return torch.cat(tokens), torch.cat(logs)
+        """[R, hidden] to the most likely next token of the whole vocabulary [R] and its log-probability [R].
+
+        The logits are computed in pieces of the vocabulary, so they never take much memory.
+        """
+        best = torch.full((len(hidden),), float("-inf"), device=hidden.device)
+        token = torch.zeros_like(best, dtype=torch.long)
+        total = best
+        for first, logits in self._pieces(hidden):
+            value, index = logits.max(-1)
+            token = torch.where(value > best, index + first, token)
+            best = torch.maximum(best, value)
+            total = torch.logaddexp(total, logits.logsumexp(-1))
+        return token, best - total
+
+    def _pieces(self, hidden: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Float32 logits [R, piece] and the first token they are of."""
+        if self._head_weight is None:
+            yield 0, self._head(hidden).float()
+            return
+        size = max(1024, LOGITS[hidden.device.type] // max(1, len(hidden)))
+        for first in range(0, len(self._head_weight), size):
+            yield first, (hidden @ self._head_weight[first : first + size].T).float()
 
     def _layer(
         self, i: int, layer: Any, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend, read: Tensor | None

@@ -1,0 +1,94 @@
+"""Stand-ins for a model that are slow, stuck or failing when a test says so; what they see is a wall.
+
+A picture of brightness b (of its red channel, 0 … 255) shows a wall b / 50 metres away, so answers tell pictures and
+cameras apart. A free question is answered with its own text.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from truth import UNKNOWN, TrueFrame, TruthView, TruthVLM
+
+from vlm3_ros.camera import Camera
+from vlm3_ros.tasks import Question
+from vlm3_ros.vlm import Answer, ModelError, Picture
+
+FX = 60.0  # of every camera in these tests
+METRES_PER_LEVEL = 1 / 50
+
+
+def wall(image: np.ndarray) -> TrueFrame:
+    """What a picture of one colour shows to a camera of focal length FX that never moves."""
+    height, width, _ = image.shape
+    camera = Camera(width, height, FX, FX, (width - 1) / 2, (height - 1) / 2)
+    return TrueFrame(camera, np.full((height, width), image[..., 0].mean() * METRES_PER_LEVEL), np.eye(4))
+
+
+class Wall:
+    """Sees walls; a test may hold it up (`gate`) or let it fail (`raises`) while it is asked."""
+
+    def __init__(self, seconds: float = 0.0):
+        self.gate = threading.Event()  # questions wait for it
+        self.gate.set()
+        self.raises: list[Exception] = []  # one is raised at each look
+        self.in_hand = 0  # looks begun
+        self.questions: list[str] = []
+        self._seconds = seconds
+        self._truth = TruthVLM(wall)
+
+    @contextmanager
+    def look(self, pictures: Sequence[Picture]) -> Iterator[_WallView]:
+        self.in_hand += 1
+        if self.raises:
+            raise self.raises.pop(0)
+        with self._truth.look(pictures) as view:
+            yield _WallView(self, view)
+
+    def answer(self, view: TruthView, questions: Sequence[Question]) -> list[Answer | None]:
+        time.sleep(self._seconds)
+        assert self.gate.wait(60.0)
+        self.questions += [question.text for question in questions]
+        return [
+            Answer(question.text, 0.5) if answer.text == UNKNOWN else answer
+            for question, answer in zip(questions, view.ask(questions), strict=True)
+        ]
+
+    def close(self) -> None:
+        pass
+
+
+class _WallView:
+    def __init__(self, wall: Wall, view: TruthView):
+        self._wall = wall
+        self._view = view
+
+    def ask(self, questions: Sequence[Question], budget_s: float | None = None) -> list[Answer | None]:
+        return self._wall.answer(self._view, questions)
+
+
+# ------------------------------------------------------------------------------------ for vlm.test_double
+
+_shared: dict[str, Wall] = {}
+
+
+def shared(name: str) -> Wall:
+    """`doubles:shared:<name>`: one object per name and process, for tests that hold the node in their own process."""
+    return _shared.setdefault(name, Wall())
+
+
+def slow(seconds: str) -> Wall:
+    """`doubles:slow:<seconds>`: every question list takes this long."""
+    return Wall(float(seconds))
+
+
+def broken() -> Wall:
+    """`doubles:broken`: cannot be made."""
+    raise OSError("broken on purpose")
+
+
+__all__ = ["ModelError", "Wall", "broken", "shared", "slow", "wall"]
