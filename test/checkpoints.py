@@ -104,6 +104,19 @@ def write_processor(folder: Path, tokenizer: Path) -> None:
     )
 
 
+def without_torchvision(folder: Path) -> None:
+    """Let transformers' processor class work where torchvision is not installed.
+
+    Qwen3-VL's own asks for torchvision because of its video part; this one does the same to pictures and has none.
+    """
+    for file, changes in (
+        ("preprocessor_config.json", {"processor_class": "PaddleOCRVLProcessor"}),
+        ("tokenizer_config.json", {"extra_special_tokens": {"image_token": "<|image_pad|>"}}),
+    ):
+        content = json.loads((folder / file).read_text(encoding="utf-8"))
+        (folder / file).write_text(json.dumps(content | changes), encoding="utf-8")
+
+
 def added_tokens(tokenizer: Path) -> dict[str, int]:
     """Added tokens and their ids."""
     return {t["content"]: t["id"] for t in json.loads(tokenizer.read_text(encoding="utf-8"))["added_tokens"]}
@@ -211,7 +224,7 @@ _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
 _BYTE_CHARACTERS = {byte: chr(byte if byte in _PRINTABLE else 256 + _OTHERS.index(byte)) for byte in range(256)}
 
 
-def plant(folder: Path, dialogues: Sequence[tuple[str, str]], picture: Picture, steps: int = 60) -> None:
+def plant(folder: Path, dialogues: Sequence[tuple[str, str]], picture: Picture, steps: int = 300) -> None:
     """Fit the head of a checkpoint (untied) so that it answers questions the way ``dialogues`` (question, answer) do.
 
     A random transformer's last hidden state tells recent tokens apart; a linear readout of it, fitted by cross

@@ -8,8 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ros
+from hypothesis import settings
 
 os.environ.update(ros.ENVIRONMENT)
+
+# The same examples in every run, and no limit for each on a busy machine.
+settings.register_profile("vlm3", derandomize=True, deadline=None)
+settings.load_profile("vlm3")
 
 DATA = ros.ROOT.parent / "shared" / "data"
 

@@ -1,7 +1,7 @@
 """Stand-ins for a model that are slow, stuck or failing when a test says so; what they see is a wall.
 
-A picture of brightness b (of its red channel, 0 … 255) shows a wall b / 50 metres away, so answers tell pictures and
-cameras apart. A free question is answered with its own text.
+A picture whose first pixel has the red value b (0 … 255) shows a wall b / 50 metres away, so answers tell pictures
+and cameras apart. A free question is answered with its own text.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from vlm3_ros.camera import Camera
 from vlm3_ros.tasks import Question
 from vlm3_ros.vlm import Answer, ModelError, Picture
 
-FX = 60.0  # of every camera in these tests
+FOCAL = 60 / 64  # of every camera in these tests, in widths of its image
 METRES_PER_LEVEL = 1 / 50
 
 
 def wall(image: np.ndarray) -> TrueFrame:
-    """What a picture of one colour shows to a camera of focal length FX that never moves."""
+    """What a picture of one colour shows to a camera that never moves."""
     height, width, _ = image.shape
-    camera = Camera(width, height, FX, FX, (width - 1) / 2, (height - 1) / 2)
-    return TrueFrame(camera, np.full((height, width), image[..., 0].mean() * METRES_PER_LEVEL), np.eye(4))
+    f = FOCAL * width
+    camera = Camera(width, height, f, f, (width - 1) / 2, (height - 1) / 2)
+    return TrueFrame(camera, np.broadcast_to(image[0, 0, 0] * METRES_PER_LEVEL, (height, width)), np.eye(4))
 
 
 class Wall:

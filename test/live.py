@@ -77,7 +77,8 @@ def compressed(stamp: int, pixels: np.ndarray | None = None, form: str = "jpeg",
 
 def info(size: tuple[int, int] = SIZE, frame_id: str = FRAME, **fields: Any) -> CameraInfo:
     """The right camera_info for pictures of this size."""
-    k = [doubles.FX, 0.0, (size[0] - 1) / 2, 0.0, doubles.FX, (size[1] - 1) / 2, 0.0, 0.0, 1.0]
+    f = doubles.FOCAL * size[0]
+    k = [f, 0.0, (size[0] - 1) / 2, 0.0, f, (size[1] - 1) / 2, 0.0, 0.0, 1.0]
     values = {
         "header": Header(frame_id=frame_id),
         "width": size[0],
@@ -252,16 +253,30 @@ class Live:
         )
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+        self._running = True
+        self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
         if activate:
             self.peer.logged("perceiving")
 
+    def _spin(self) -> None:
+        while self._running:
+            self._executor.spin_once(timeout_sec=0.1)
+
+    def received(self, camera: str = "") -> int:
+        """Images that have reached the node so far; the diagnostics say so too, but once a second only."""
+        return self.node._streams[camera].received
+
+    def taken(self, camera: str = "") -> bool:
+        """Whether the worker has taken the newest image, and so is done with all before it."""
+        return not self.node._streams[camera].waiting
+
     def close(self) -> None:
         self.wall.gate.set()
-        self._executor.shutdown()
+        self._running = False
         self._thread.join(DEADLINE_S)
         assert not self._thread.is_alive()
+        self._executor.shutdown()
         assert self.node.stop()
         self.node.destroy_node()
         rclpy.shutdown(context=self._context)

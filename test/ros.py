@@ -86,9 +86,9 @@ class Process:
             assert time.monotonic() < end, f"did not print {text!r} in {timeout_s:.0f} s:\n{self.output}"
             time.sleep(0.05)
 
-    def interrupt(self, timeout_s: float = 30.0) -> int:
-        """Ctrl-C; returns the exit status."""
-        self._process.send_signal(signal.SIGINT)
+    def interrupt(self, timeout_s: float = 30.0, by: signal.Signals = signal.SIGINT) -> int:
+        """Ctrl-C, or another signal; returns the exit status."""
+        self._process.send_signal(by)
         return self.wait(timeout_s)
 
 

@@ -19,8 +19,8 @@ from vlm3_ros.geometry.box3d import Box3D
 from vlm3_ros.geometry.boxes import fit_box, sample_pixels, sight_planes
 from vlm3_ros.tasks import Refusal
 
-CAMERA = Camera(640, 480, 550.0, 550.0, 319.5, 239.5)
-RAYS = CAMERA.rays(np.stack(np.meshgrid(np.arange(640), np.arange(480)), axis=-1))
+CAMERA = Camera(320, 240, 275.0, 275.0, 159.5, 119.5)
+RAYS = CAMERA.rays(np.stack(np.meshgrid(np.arange(320), np.arange(240)), axis=-1))
 UP = np.array([0.0, -1.0, 0.0])
 COUNT = 120
 
@@ -45,7 +45,7 @@ def cube(size=(1.0, 1.0, 1.0), center=(0.0, 0.0, 0.0), rotation=None) -> Box3D:
         (cube(), cube(center=(5.0, 0.0, 0.0)), 0.0),
         (cube(size=(1.0, 1.0, 1e-6)), cube(size=(1.0, 0.5, 1e-6)), 0.5),
         # two squares at 45° share an octagon of area 2 (√2 - 1)
-        (cube(), cube(rotation=Rotation.from_euler("z", 45, degrees=True).as_matrix()), 1 / (math.sqrt(2) + 1 - 1)),
+        (cube(), cube(rotation=Rotation.from_euler("z", 45, degrees=True).as_matrix()), 1 / math.sqrt(2)),
     ],
 )
 def test_iou_of_known_shapes(a, b, iou):
@@ -143,7 +143,7 @@ class Setting:
     occluder: bool = False  # a small box that hides a part of the object's foot
 
     def scene(self, seed: int) -> Scene:
-        """A scene with the whole object in the image and at least 400 pixels of it visible."""
+        """A scene with the whole object in the image and at least 200 pixels of it visible."""
         rng = np.random.default_rng(seed)
         while True:
             scene = self._draw(rng)
@@ -173,15 +173,12 @@ class Setting:
             top = place * [1, 1, 0] + [*rng.uniform(-0.2, 0.2, 2), floor + self.table - 0.02]
             background.append(to_box(cube((1.6, 1.2, 0.04), level @ top, level)))
         if self.occluder:
-            foot = place * [1, 1, 0] + [
-                rng.choice([-0.4, 0.4]) * size[0],
-                -np.hypot(*size[:2]) / 2 - 0.25,
-                floor + 0.15,
-            ]
-            background.append(to_box(cube((0.25, 0.25, 0.3), level @ foot, level)))
+            beside = [rng.choice([-0.4, 0.4]) * size[0], -np.hypot(*size[:2]) / 2 - 0.2, floor + 0.2 * size[2]]
+            block = size * [0.4, 0.0, 0.4] + [0.0, 0.1, 0.0]
+            background.append(to_box(cube(block, level @ (place * [1, 1, 0] + beside), level)))
         thing, rest = (to_ball if self.is_ball else to_box)(truth), np.min(background, axis=0)
         rows, columns = np.nonzero(thing < rest)
-        if len(rows) < 400:
+        if len(rows) < 200:
             return None
         edges = (columns.min(), rows.min(), columns.max() + 1.0, rows.max() + 1.0)
         return Scene(np.minimum(thing, rest), truth, edges, up)
@@ -191,7 +188,8 @@ SEEN_FROM_ABOVE = Setting(pitch=(20.0, 40.0), height=(1.0, 1.8))
 HANGING = Setting(pitch=(0.0, 10.0), height=(1.0, 1.5), lift=0.6, size=(0.2, 0.6))
 ON_TABLE = Setting(size=((0.2, 0.25, 0.2),), table=0.7, height=(1.2, 1.6))
 SEEN_FRONTALLY = Setting(yaw=(0.0, 0.0), pitch=(0.0, 5.0), height=(0.5, 0.9))
-POSTER = Setting(size=((0.6, 0.01, 0.8),), yaw=(0.0, 0.0), pitch=(0.0, 10.0), height=(1.0, 1.6), lift=0.9, wall=0.0)
+ON_WALL = Setting(size=((0.8, 0.2, 0.3),), yaw=(0.0, 0.0), pitch=(0.0, 5.0), height=(1.2, 1.6), lift=1.0, wall=0.0)
+POSTER = Setting(size=((0.6, 0.003, 0.8),), yaw=(0.0, 0.0), pitch=(0.0, 10.0), height=(1.0, 1.6), lift=0.9, wall=0.0)
 
 
 # ------------------------------------------------------------------------------------------- planes and gravity
@@ -209,16 +207,16 @@ def test_noise_is_found_from_the_answers_alone(noise, rng):
 
 @pytest.mark.parametrize(("noise", "error_deg"), [(0.0, 0.2), (0.02, 2.0), (0.05, 8.0)])
 def test_gravity_comes_from_the_floor(noise, error_deg, rng):
-    grid = np.mgrid[16:640:32, 16:480:32].reshape(2, -1).T
+    grid = np.mgrid[8:320:16, 8:240:16].reshape(2, -1).T
     for seed in range(12):
-        scene = SEEN_FROM_ABOVE.scene(seed)
+        scene = Setting(pitch=(0.0, 20.0)).scene(seed)
         up = planes.up_from_floor(scene.points(grid, noise, rng)[0])
         assert np.linalg.norm(up) == pytest.approx(1.0)
         assert math.degrees(math.acos(min(1.0, up @ scene.up))) < error_deg
 
 
 def test_a_wall_is_no_floor(rng):
-    grid = np.mgrid[16:640:32, 16:480:32].reshape(2, -1).T
+    grid = np.mgrid[8:320:16, 8:240:16].reshape(2, -1).T
     wall = CAMERA.rays(grid) * (3.0 * np.exp(rng.normal(0.0, 0.02, (len(grid), 1))))
     assert planes.up_from_floor(wall) is None
     assert planes.up_from_floor(wall[:3]) is None
@@ -228,13 +226,13 @@ def test_a_wall_is_no_floor(rng):
 
 
 @given(
-    st.tuples(st.floats(0, 600), st.floats(0, 440), st.floats(1, 640), st.floats(1, 480)),
+    st.tuples(st.floats(0, 300), st.floats(0, 220), st.floats(1, 320), st.floats(1, 240)),
     st.integers(20, 250),
 )
 @settings(deadline=None)
 def test_pixels_are_inside_the_box_or_in_the_ring_around_it(box, count):
     x, y, w, h = box
-    edges = (x, y, min(640.0, x + w), min(480.0, y + h))
+    edges = (x, y, min(320.0, x + w), min(240.0, y + h))
     sides = np.array([edges[2] - edges[0], edges[3] - edges[1]])
     pixels, inside = sample_pixels(edges, CAMERA.size, count)
     assert len(np.unique(pixels, axis=0)) == len(pixels) <= 1.25 * count
@@ -242,12 +240,12 @@ def test_pixels_are_inside_the_box_or_in_the_ring_around_it(box, count):
     assert (pixels < CAMERA.size).all()
     out = np.maximum(edges[:2] - (pixels + 0.5), pixels + 0.5 - edges[2:])  # beyond the edges, in pixels
     assert (out[inside] <= 0.5).all()
-    assert (out[~inside].max(axis=1, initial=-1.0) >= -0.5).all() if (sides > 10).all() else True
+    assert (sides < 10).any() or (out[~inside].max(axis=1, initial=-1.0) >= -0.5).all()
     assert (out <= 0.25 * sides + 0.5).all()
 
 
 def test_enough_of_the_pixels_lie_around_the_box():
-    pixels, inside = sample_pixels((200, 150, 400, 330), CAMERA.size, COUNT)
+    pixels, inside = sample_pixels((100, 75, 200, 165), CAMERA.size, COUNT)
     assert len(pixels) == pytest.approx(COUNT, abs=8)
     assert inside.mean() == pytest.approx(2 / 3, abs=0.05)
 
@@ -257,7 +255,7 @@ def test_the_sight_planes_touch_a_box_where_its_outline_is():
     beyond = scene.truth.corners() @ sight_planes(scene.edges, CAMERA).T
     assert beyond.shape == (8, 4)
     assert beyond.max(axis=0) == pytest.approx(0.0, abs=0.02)
-    assert len(sight_planes((0.0, 100.0, 640.0, 300.0), CAMERA)) == 2
+    assert len(sight_planes((0.0, 50.0, 320.0, 150.0), CAMERA)) == 2
 
 
 # --------------------------------------------------------------------------------------------------------- fits
@@ -277,14 +275,14 @@ def mean_iou(
 @pytest.mark.parametrize(
     ("setting", "exact", "noisy"),
     [
-        pytest.param(Setting(), 0.8, 0.4, id="on the floor"),
-        pytest.param(SEEN_FROM_ABOVE, 0.8, 0.4, id="seen from above"),
-        pytest.param(Setting(wall=0.0), 0.8, 0.4, id="against a wall"),
-        pytest.param(Setting(is_ball=True), 0.4, 0.3, id="ball"),
-        pytest.param(Setting(occluder=True), 0.65, 0.3, id="foot hidden"),
-        pytest.param(ON_TABLE, 0.75, 0.35, id="on a table"),
-        pytest.param(SEEN_FRONTALLY, 0.55, 0.35, id="one face visible"),
-        pytest.param(HANGING, 0.6, 0.35, id="hanging"),
+        pytest.param(Setting(), 0.85, 0.45, id="on the floor"),
+        pytest.param(SEEN_FROM_ABOVE, 0.87, 0.45, id="seen from above"),
+        pytest.param(Setting(wall=0.0), 0.82, 0.42, id="against a wall"),
+        pytest.param(Setting(is_ball=True), 0.45, 0.32, id="ball"),
+        pytest.param(Setting(occluder=True), 0.6, 0.36, id="foot hidden"),
+        pytest.param(ON_TABLE, 0.8, 0.4, id="on a table"),
+        pytest.param(SEEN_FRONTALLY, 0.7, 0.43, id="one face visible"),
+        pytest.param(HANGING, 0.82, 0.48, id="hanging"),
     ],
 )
 def test_boxes_are_found(setting, exact, noisy, rng):
@@ -292,12 +290,13 @@ def test_boxes_are_found(setting, exact, noisy, rng):
     assert mean_iou(setting, 0.05, rng) > noisy
 
 
-def test_a_fifth_of_wrong_answers_does_little_harm(rng):
-    assert mean_iou(SEEN_FROM_ABOVE, 0.0, rng, outliers=0.2) > 0.7
+@pytest.mark.parametrize(("outliers", "least"), [(0.15, 0.87), (0.3, 0.58)])
+def test_wrong_answers_do_little_harm(outliers, least, rng):
+    assert mean_iou(Setting(), 0.0, rng, outliers, scenes=40) > least
 
 
 def test_gravity_is_found_around_the_object_where_nobody_gives_it(rng):
-    assert mean_iou(SEEN_FROM_ABOVE, 0.01, rng, gravity=False) > 0.65
+    assert mean_iou(SEEN_FROM_ABOVE, 0.01, rng, gravity=False) > 0.72
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.05])
@@ -327,6 +326,13 @@ def test_the_bottom_is_the_surface_the_object_stands_on_and_no_other(setting, rn
         errors.append(abs(bottom(box, scene.up) - bottom(scene.truth, scene.up)))
     assert np.median(errors) < 0.02
     assert np.quantile(errors, 0.8) < 0.1
+
+
+def test_what_is_fixed_to_a_wall_has_nothing_below_it(rng):
+    for seed in range(8):
+        scene = ON_WALL.scene(seed)
+        box = scene.fit(0.0, rng, up=scene.up)
+        assert bottom(box, scene.up) == pytest.approx(bottom(scene.truth, scene.up), abs=0.03)
 
 
 def test_an_unseen_far_side_gets_the_depth_of_the_shorter_visible_side_but_not_through_the_wall(rng):
@@ -370,11 +376,11 @@ def test_too_few_answers_are_refused_with_a_reason(known, rng):
 @settings(max_examples=60, deadline=None)
 def test_any_answers_give_a_finite_box_or_a_refusal(seed, count, kind):
     rng = np.random.default_rng(seed)
-    pixels = rng.integers(0, 480, (count, 2))
+    pixels = rng.integers(0, 240, (count, 2))
     pixels[:] = pixels[0] if kind in ("one ray", "one point") else pixels
     z = rng.uniform(0.01, 100.0, (count, 1))
     z[:] = z[0] if kind in ("one point", "one depth") else z
-    sight = sight_planes((10.0, 20.0, 400.0, 300.0), CAMERA)
+    sight = sight_planes((10.0, 20.0, 200.0, 150.0), CAMERA)
     box = fit_box("x", 1.0, CAMERA.rays(pixels) * z, rng.random(count) < 0.7, sight)
     if isinstance(box, Box3D):
         assert np.isfinite([*box.center, *box.size, *box.rotation.ravel()]).all()
@@ -384,7 +390,7 @@ def test_any_answers_give_a_finite_box_or_a_refusal(seed, count, kind):
 # ---------------------------------------------------------------------------------------------------- real data
 
 
-@pytest.mark.parametrize(("noise", "least"), [(0.0, 0.75), (0.05, 0.55)])
+@pytest.mark.parametrize(("noise", "least"), [(0.0, 0.8), (0.05, 0.6)])
 def test_the_recorded_cabinet(data, noise, least):
     evaluate = runpy.run_path(str(ros.ROOT / "benchmarks" / "boxes.py"))["evaluate"]
     ious, _ = evaluate(data / "tum_fr3_cabinet", noise)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from live import SIZE, Live, compressed, image, info, live, picture, stamp
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, Image
 
 NAN = float("nan")
 JPEG = bytes(compressed(0, np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)).data)
@@ -61,7 +61,9 @@ def perceives(running: Live, message: Callable[[int], Any], topic: str = "image"
     return peer.until_sent(send, lambda: next((d for d in depth if stamp(d) in sent), None), "depth image")
 
 
-def refuses(running: Live, message: Callable[[int], Any], camera: CameraInfo, *texts: str, topic: str = "image") -> None:
+def refuses(
+    running: Live, message: Callable[[int], Any], camera: CameraInfo, *texts: str, topic: str = "image"
+) -> None:
     """Send until the node has said in its log and in its diagnostics what is wrong."""
     peer = running.peer
     peer.heard["depth/image"] or peer.listen(Image, "depth/image")
@@ -104,7 +106,8 @@ def test_bad_compressed_image(bad):
 
 def test_camera_info_of_another_camera():
     with live() as running:
-        texts = (f"{running.namespace}/image is in frame 'optical'", f"{running.namespace}/camera_info", "'depth_frame'")
+        image_topic, info_topic = f"{running.namespace}/image", f"{running.namespace}/camera_info"
+        texts = (f"{image_topic} is in frame 'optical'", f"{info_topic} is for frame 'depth_frame'", "remap")
         refuses(running, image, info(frame_id="depth_frame"), *texts)
         perceives(running, image)
 

@@ -115,7 +115,10 @@ def metric_scale(seen: Camera, focal: float) -> float:
 
 
 def _token_size(width: int, height: int, max_tokens: int) -> tuple[int, int]:
-    """Both sides as multiples of 32 with MIN_TOKENS ≤ tokens ≤ max_tokens (Qwen's smart_resize)."""
+    """Both sides as multiples of 32, as Qwen's smart_resize has them: at least MIN_TOKENS, at most max_tokens.
+
+    Where the two leave no room, with a bound near MIN_TOKENS or a strip of an image, the upper bound holds.
+    """
     width, height = max(1, width), max(1, height)
     if max(width, height) > 200 * min(width, height):
         raise CalibrationError(

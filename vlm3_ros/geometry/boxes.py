@@ -24,7 +24,6 @@ TRIM = 0.04  # part of the points that may lie beyond each face: what is left of
 YAW_STEP_DEG = 1.5
 EDGE_ERROR = 0.02  # standard deviation of a 2D box's edges, as a part of the box's size
 OVERLAP_ERROR = 0.08  # the same where the 3D box looks larger: round things have a larger box than outline
-OBL=1.0
 MEAN_ERROR = 0.1  # a face found from some hundred answers errs by this part of one answer's error
 
 
@@ -88,13 +87,13 @@ def fit_box(
     if up is None:
         floor = planes.floor_plane(points, noise)
         up = planes.CAMERA_UP if floor is None else floor.normal
-    support, wall = _surroundings(points[~inside], points[inside], noise, up)
+    support, wall = _surroundings(points[~inside], noise, up)
     body = _largest_part(_before(points[inside], (support, wall), noise), points[inside], noise)
     if len(body) < MIN_POINTS:
         return Refusal(Reason.INCONSISTENT, f"{label}: {len(body)} of {inside.sum()} depth answers lie on one object")
     rotation = _orientation(body, up, noise)
     faces, error = _seen_faces(body, rotation, noise)
-    _fill_far_side(faces, error, rotation, wall)
+    _fill_far_side(faces, error, rotation, wall, noise)
     if support is not None and _stands(faces, support, rotation, sight):
         faces[2, 0], error[2, 0] = -support.distance, ROUGHNESS + MEAN_ERROR * noise * support.distance
     faces = _reach_edges(faces, error, rotation, sight)
@@ -105,11 +104,15 @@ def fit_box(
 # ----------------------------------------------------------------------------------------- object and background
 
 
-def _surroundings(ring: np.ndarray, inner: np.ndarray, noise: float, up: np.ndarray) -> tuple[Plane | None, ...]:
-    """The level surface under the object and the wall behind it, as far as the points around it [R, 3] show them."""
-    slope = (ring @ up) / np.linalg.norm(ring, axis=1)
-    lower = slope < np.median((inner @ up) / np.linalg.norm(inner, axis=1))
-    support = planes.level_plane(ring[lower], noise, up) or planes.level_plane(ring, noise, up)
+def _surroundings(ring: np.ndarray, noise: float, up: np.ndarray) -> tuple[Plane | None, ...]:
+    """The level surface under the object and the wall behind it, as far as the points around it [R, 3] show them.
+
+    The wall is looked for first, because a row of points on a wall is as level as a floor, and again without the
+    floor.
+    """
+    wall = planes.upright_plane(ring, noise, up)
+    level = ring if wall is None else ring[~wall.holds(ring, noise)]
+    support = planes.level_plane(level, noise, up)
     rest = ring if support is None else ring[~support.holds(ring, noise)]
     return support, planes.upright_plane(rest, noise, up)
 
@@ -181,33 +184,39 @@ def _seen_faces(body: np.ndarray, rotation: np.ndarray, noise: float) -> tuple[n
     share = (noise * middle) ** 2 / np.maximum(along.var(axis=0), 1e-12)
     along = middle + (along - middle) * np.sqrt((1.0 - share).clip(min=0.0))
     faces = np.quantile(along, [TRIM, 1.0 - TRIM], axis=0).T
-    distance = np.linalg.norm(middle)
+    toward_camera = faces * [1.0, -1.0] > 0.0
+    distance = np.median(body[:, 2])
     spacing = math.sqrt(np.prod(np.ptp(body[:, :2] / body[:, 2:], axis=0)) / len(body)) * distance
-    frontal = (faces * [1.0, -1.0] / distance).clip(0.0, 1.0)  # cosine at which the face is seen, 0 for a hidden one
-    hidden = (1.0 - frontal) ** OBL
-    return faces, ROUGHNESS + hidden * spacing + np.where(frontal > 0.0, MEAN_ERROR, 1.0) * noise * distance
+    seen, outline = ROUGHNESS + MEAN_ERROR * noise * distance, ROUGHNESS + spacing + noise * distance
+    return faces, np.where(toward_camera, seen, outline)
 
 
-def _fill_far_side(faces: np.ndarray, error: np.ndarray, rotation: np.ndarray, wall: Plane | None) -> None:
-    """Give the box a depth where too little of it is seen: that of the shorter visible side, before the wall."""
+def _fill_far_side(
+    faces: np.ndarray, error: np.ndarray, rotation: np.ndarray, wall: Plane | None, noise: float
+) -> None:
+    """Give the box a depth where too little of it is seen: that of the shorter visible side, or up to the wall."""
     extent = faces[:, 1] - faces[:, 0]
     for axis in (0, 1):
         far = int(faces[axis].sum() > 0.0)
         away = rotation[:, axis] * (1.0 if far else -1.0)
         missing = min(extent[1 - axis], extent[2]) - extent[axis]
-        if wall is not None and away @ wall.normal < -0.1:
-            center = rotation @ faces.mean(axis=1) + away * extent[axis] / 2
-            missing = min(missing, wall.height(center) / -(away @ wall.normal))
-        if missing > 0.0:
-            faces[axis, far] += missing if far else -missing
-            error[axis, far] += missing
+        if missing <= 0.0:
+            continue
+        doubt = error[axis, far] + missing
+        if wall is not None and away @ wall.normal < -0.5:
+            seen_end = rotation @ faces.mean(axis=1) + away * extent[axis] / 2
+            room = max(0.0, wall.height(seen_end) / -(away @ wall.normal))
+            if room < missing:
+                missing, doubt = room, ROUGHNESS + MEAN_ERROR * noise * wall.distance
+        faces[axis, far] += missing if far else -missing
+        error[axis, far] = doubt
 
 
 def _stands(faces: np.ndarray, support: Plane, rotation: np.ndarray, sight: np.ndarray) -> bool:
     """Whether the object reaches down to the surface below it, or hangs above.
 
-    It stands if the gap below the lowest points is small against their height, or if a box down to the surface stays
-    within the 2D box.
+    It stands if the gap below the lowest points is small against their height, or if a box down to the surface hardly
+    leaves the 2D box.
     """
     gap, height = faces[2, 0] + support.distance, faces[2, 1] - faces[2, 0]
     if gap < 0.5 * height:

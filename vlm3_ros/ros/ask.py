@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock
 from rclpy.node import Node
 from rclpy.task import Future
@@ -26,7 +27,9 @@ class AskService:
         self._answer = answer
         self._worker = worker
         self._clock = clock
-        self._service = node.create_service(Ask, "~/ask", self._on_request)
+        # In the node's default group a request that waits would keep every other callback of the node from running.
+        self._group = ReentrantCallbackGroup()
+        self._service = node.create_service(Ask, "~/ask", self._on_request, callback_group=self._group)
 
     async def _on_request(self, request: Ask.Request, response: Ask.Response) -> Ask.Response:
         answered: Future = Future(executor=self._node.executor)
@@ -36,7 +39,10 @@ class AskService:
         if not 0.0 < request.timeout_s <= LONGEST_S:
             return await answered
         timer = self._node.create_timer(
-            request.timeout_s, lambda: self._finish(answered, _too_late(request.timeout_s)), clock=self._clock
+            request.timeout_s,
+            lambda: self._finish(answered, _too_late(request.timeout_s)),
+            callback_group=self._group,
+            clock=self._clock,
         )
         try:
             return await answered
@@ -56,6 +62,13 @@ class AskService:
         if not answered.done():
             answered.set_result(response)
             self._node.executor.wake()
+
+
+def question(request: Ask.Request) -> str:
+    """The text of a request. Raises ValueError if there is none."""
+    if not request.question.strip():
+        raise ValueError("the question is empty")
+    return str(request.question)
 
 
 def regions(request: Ask.Request) -> np.ndarray:

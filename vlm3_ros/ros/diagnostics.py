@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
+from rclpy.qos import QoSProfile
 
 from vlm3_ros.perception import Scene
+from vlm3_ros.ros.parameters import OVERRIDABLE
 from vlm3_ros.ros.stream import Stream
 from vlm3_ros.vlm.models import ModelStatus
 
@@ -61,7 +63,9 @@ class Reporter:
 
     def __init__(self, node: Node):
         self._node = node
-        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._publisher = node.create_publisher(
+            DiagnosticArray, "/diagnostics", QoSProfile(depth=10), qos_overriding_options=OVERRIDABLE
+        )
         self._counts: dict[str, tuple[float, float]] = {}  # name: (count, time) at the last report
 
     def publish(

@@ -17,8 +17,11 @@ class _Forward(logging.Handler):
     def __init__(self, node: Node):
         super().__init__()
         self._logger = node.get_logger()
+        self._context = node.context
 
     def emit(self, record: logging.LogRecord) -> None:
+        if not self._context.ok():  # nothing can be sent any more
+            return
         # rclpy remembers the severity of each place that logs, so each severity needs a place of its own.
         text = self.format(record)
         if record.levelno >= logging.ERROR:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable
 
 import rclpy
+from lifecycle_msgs.srv import ChangeState
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -35,6 +37,7 @@ JUMP_NS = 10**9  # a stamp this much older than the last one is a jump back in t
 STOP_S = 3.0  # the frame in hand gets this long to end at shutdown; `ros2 launch` gets rough after 5 s
 
 Transition = Callable[["Vlm3Node", LifecycleState], TransitionCallbackReturn]
+Service = Callable[[ChangeState.Request, ChangeState.Response], ChangeState.Response]
 
 
 def _said(transition: Transition) -> Transition:
@@ -52,6 +55,19 @@ def _said(transition: Transition) -> Transition:
     return run
 
 
+def _refusing(change_state: Service) -> Service:
+    """Refuse a transition that the present state does not have; rclpy raises out of the executor then."""
+
+    def run(request: ChangeState.Request, response: ChangeState.Response) -> ChangeState.Response:
+        try:
+            return change_state(request, response)
+        except RuntimeError:  # RCLError, which has no public name
+            response.success = False
+            return response
+
+    return run
+
+
 class Vlm3Node(LifecycleNode):
     """Wires topics to the perception pipeline.
 
@@ -62,6 +78,7 @@ class Vlm3Node(LifecycleNode):
     def __init__(self, **kwargs: object):
         super().__init__("vlm3", **kwargs)
         forward_logging(self)
+        self._service_change_state.callback = _refusing(self._service_change_state.callback)
         self._wake = threading.Condition()
         self._settings = Parameters(self, self._on_settings)
         self._worker = Worker(self._wake, self._perceive)
@@ -119,7 +136,9 @@ class Vlm3Node(LifecycleNode):
     @_said
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Finish the frame in hand and unsubscribe."""
-        self._worker.stop()
+        while not self._worker.stop(timeout_s=0.5):
+            if not self.context.ok():  # shut down by a signal in the meantime: `stop` comes next
+                return TransitionCallbackReturn.FAILURE
         self._close_streams()
         return super().on_deactivate(state)
 
@@ -194,6 +213,8 @@ class Vlm3Node(LifecycleNode):
         except ModelError as error:
             self._complain(record, "failed", str(error))
         except Exception as error:  # a frame must never end the node
+            if not self.context.ok():  # a signal has shut ROS down under it
+                return
             self._complain(record, "failed", f"{type(error).__name__}: {error}")
             self.get_logger().debug(traceback.format_exc())
 
@@ -250,7 +271,7 @@ class Vlm3Node(LifecycleNode):
         if message is None:
             raise LookupError(f"no image has come on {stream.image_topic} yet")
         frame = stream.frame(message)
-        answer = self._perception.ask(frame, request.question, ask.regions(request))
+        answer = self._perception.ask(frame, ask.question(request), ask.regions(request))
         return Ask.Response(
             success=True, answer=answer.text, confidence=answer.probability, header=messages.header(frame)
         )
@@ -281,8 +302,22 @@ class Vlm3Node(LifecycleNode):
             )
 
 
+def _spin(node: Vlm3Node, executor: SingleThreadedExecutor) -> None:
+    """Serve callbacks until ROS is shut down. One that raises is said, and does not end the node."""
+    while rclpy.ok():
+        try:
+            executor.spin()
+        except ExternalShutdownException:
+            return
+        except Exception:
+            if rclpy.ok():  # otherwise a callback was at work when a signal shut ROS down
+                node.get_logger().error(f"a callback failed: {traceback.format_exc()}")
+
+
 def main() -> int:
     """Run the node until it is interrupted; returns the exit status."""
+    # rclpy's own handler ends the executor. A KeyboardInterrupt on top of it may strike inside any callback.
+    signal.signal(signal.SIGINT, lambda *_: None)
     rclpy.init()
     try:
         node = Vlm3Node()
@@ -292,12 +327,7 @@ def main() -> int:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except Exception:
-        if rclpy.ok():  # otherwise a callback was at work when a signal shut ROS down
-            raise
+        _spin(node, executor)
     finally:
         ended = node.stop()
         executor.shutdown()

@@ -8,7 +8,6 @@ from geometry_msgs.msg import PoseWithCovarianceStamped
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection3DArray
@@ -19,6 +18,7 @@ from vlm3_ros.geometry import cloud
 from vlm3_ros.msg import PixelMatches
 from vlm3_ros.perception import DepthView, Scene
 from vlm3_ros.ros import messages
+from vlm3_ros.ros.parameters import OVERRIDABLE
 
 TOPICS: dict[str, tuple[type, str]] = {  # relative name: type, and the task it comes from
     "depth/image": (Image, "depth"),
@@ -47,7 +47,7 @@ class Outputs:
                 kind,
                 prefix + name,
                 QoSProfile(depth=5),
-                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+                qos_overriding_options=OVERRIDABLE,
             )
             for name, (kind, _) in TOPICS.items()
         }

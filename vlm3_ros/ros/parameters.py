@@ -11,10 +11,19 @@ from rcl_interfaces.msg import (
     ParameterDescriptor,
     SetParametersResult,
 )
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.qos import QoSPolicyKind
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.validate_topic_name import validate_topic_name
 
 from vlm3_ros.config import Config, ConfigError, Setting, settings
+
+# For every publisher and subscription: `qos_overrides.<topic>.publisher.reliability: best_effort`, and so on.
+OVERRIDABLE = QoSOverridingOptions(
+    (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
+)
 
 
 class Parameters:
@@ -34,6 +43,11 @@ class Parameters:
                 raise ConfigError(f"parameter {setting.name}: {error} ({setting.help})") from error
             values[setting.name] = parameter.value
         self.config = Config().updated(values)
+        for camera in filter(None, self.config.node.cameras):
+            try:
+                validate_topic_name(f"{camera}/image")
+            except InvalidTopicNameException as error:
+                raise ConfigError(f"node.cameras: {camera!r} cannot begin the name of a topic: {error}") from error
         node.add_on_set_parameters_callback(self._set)
 
     def _set(self, parameters: list[Parameter]) -> SetParametersResult:

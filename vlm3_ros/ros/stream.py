@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from vlm3_ros.camera import Calibration, CalibrationError, Rectifier
@@ -16,6 +15,7 @@ from vlm3_ros.config import Config
 from vlm3_ros.perception import Frame
 from vlm3_ros.ros.images import rgb
 from vlm3_ros.ros.messages import calibration, nanoseconds
+from vlm3_ros.ros.parameters import OVERRIDABLE
 
 
 class Stream:
@@ -43,14 +43,14 @@ class Stream:
             f"{prefix}image/compressed" if compressed else f"{prefix}image",
             self._on_image,
             QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            qos_overriding_options=OVERRIDABLE,
         )
         self._camera_info = node.create_subscription(
             CameraInfo,
             f"{prefix}camera_info",
             self._on_info,
             QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            qos_overriding_options=OVERRIDABLE,
         )
         self._destroy: list[Callable[[], object]] = [
             lambda: node.destroy_subscription(self._image),

@@ -14,6 +14,7 @@ from vlm3_ros.config import PoseConfig
 from vlm3_ros.geometry.motion import Pose
 from vlm3_ros.perception import Frame
 from vlm3_ros.ros import messages
+from vlm3_ros.ros.parameters import OVERRIDABLE
 
 # Axes of an optical frame (X right, Y down, Z forward) in a level body frame (x forward, y left, z up), REP 103.
 BODY_OPTICAL = np.array([[0.0, 0.0, 1.0, 0.0], [-1.0, 0.0, 0.0, 0.0], [0.0, -1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
@@ -38,10 +39,16 @@ class Transforms:
         self._sent: deque[tuple[object, ...]] = deque(maxlen=256)  # what was broadcast here and will come back
         static = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._subscriptions = [
-            node.create_subscription(TFMessage, "/tf_static", self._on_static, static),
-            node.create_subscription(TFMessage, "/tf", self._on_dynamic, QoSProfile(depth=100)),
+            node.create_subscription(
+                TFMessage, "/tf_static", self._on_static, static, qos_overriding_options=OVERRIDABLE
+            ),
+            node.create_subscription(
+                TFMessage, "/tf", self._on_dynamic, QoSProfile(depth=100), qos_overriding_options=OVERRIDABLE
+            ),
         ]
-        self._publisher = node.create_publisher(TFMessage, "/tf", QoSProfile(depth=100))
+        self._publisher = node.create_publisher(
+            TFMessage, "/tf", QoSProfile(depth=100), qos_overriding_options=OVERRIDABLE
+        )
 
     def close(self) -> None:
         """Unsubscribe and unadvertise."""

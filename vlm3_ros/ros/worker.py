@@ -33,7 +33,7 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="perception", daemon=True)
         self._thread.start()
 
-    def stop(self, timeout_s: float | None = None) -> bool:
+    def stop(self, timeout_s: float) -> bool:
         """End after the frame in hand; whether it ended in time. Jobs that wait are run to their end first."""
         if self._thread is None:
             return True

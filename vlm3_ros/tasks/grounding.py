@@ -23,7 +23,7 @@ MAX_TOKENS = 1024
 MAX_BOXES = MAX_TOKENS // 16  # a box takes more tokens than that: beyond, the model repeats itself
 
 _OBJECT = re.compile(r'\{(?:[^{}"\\]|"(?:[^"\\]|\\.)*")*\}')  # of JSON, with no other one inside
-_EMPTY_LIST = re.compile(r"\[\s*\]")
+_EMPTY_LIST = re.compile(r"\s*(?:```\w*\s*)?\[\s*\]\s*(?:```\s*)?")  # and nothing else: "[]" in passing means nothing
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def parse(text: str, labels: Sequence[str], duplicate_iou: float = 0.9) -> list[
     answered = without_think(text)
     items = _json_objects(answered)
     if not items:
-        return [] if _EMPTY_LIST.search(answered) else Refusal(Reason.UNPARSED, text)
-    wanted = {label.casefold(): label for label in labels}
+        return [] if _EMPTY_LIST.fullmatch(answered) else Refusal(Reason.UNPARSED, text)
+    wanted = {_key(label): label for label in labels}
     boxes: list[Box2D] = []
     for item in items:
         box = _box(item, wanted)
@@ -84,10 +84,14 @@ def _json_objects(text: str) -> list[dict[str, object]]:
     return found
 
 
+def _key(label: str) -> str:
+    return label.strip().casefold()
+
+
 def _box(item: dict[str, object], wanted: dict[str, str]) -> Box2D | None:
     """The box a JSON object describes, if it does and its label is wanted."""
     corners, label = item.get("bbox_2d"), item.get("label")
-    if not isinstance(label, str) or label.strip().casefold() not in wanted:
+    if not isinstance(label, str) or _key(label) not in wanted:
         return None
     if not isinstance(corners, list) or len(corners) != 4:
         return None
@@ -95,4 +99,4 @@ def _box(item: dict[str, object], wanted: dict[str, str]) -> Box2D | None:
     if not all(isinstance(c, int | float) and not isinstance(c, bool) and abs(c) <= 2 * BINS for c in corners):
         return None
     x1, y1, x2, y2 = (min(max(float(c), 0.0), float(BINS)) for c in corners)
-    return Box2D(wanted[label.strip().casefold()], x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+    return Box2D(wanted[_key(label)], x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None

@@ -32,6 +32,6 @@ def parse(text: str) -> tuple[float, float] | Refusal:
     """Reference (x, y) in the second image, both in [0, 1000], or a Refusal."""
     values = GRAMMAR.read(without_think(text))
     if isinstance(values, Refusal):
-        return values
+        return Refusal(values.reason, text)
     x, y = values
     return (x, y) if x <= BINS and y <= BINS else Refusal(Reason.OUT_OF_RANGE, text)

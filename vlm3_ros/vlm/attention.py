@@ -9,17 +9,16 @@ values are [tokens, Hkv, D]; those of the questions' own tokens [rows, capacity,
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-try:  # PyTorch >= 2.10, CUDA only
-    from torch.nn.attention.varlen import AuxRequest, varlen_attn
-except ImportError:
-    varlen_attn = None
+log = logging.getLogger(__name__)
 
 Part = tuple[Tensor, Tensor]  # attention output [T, H, D] and log-sum-exp of its scores [T, H], float32
 
@@ -39,9 +38,9 @@ def causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 def to_prefix(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Part:
     """All tokens [T, H, D] to all prefix keys [P, Hkv, D]."""
-    if _has_varlen(q):
+    if _use_varlen(q):
         ends_q, ends_k = (torch.tensor([0, len(x)], device=q.device, dtype=torch.int32) for x in (q, k))
-        return _varlen(q, k, v, scale, ends_q, ends_k, len(q), len(k), is_causal=False)
+        return _varlen(q, k, v, scale, ends_q, ends_k, len(q), len(k), False, None)
     out, lse = _dense(_fold(q.unsqueeze(0), k.shape[1]), _heads_first(k[None]), _heads_first(v[None]), scale, None)
     return _unfold(out, lse, q.shape[1])
 
@@ -68,9 +67,14 @@ class Layout:
         column = torch.arange(len(row)) - ends[row]
         slot = torch.tensor(used)[row] - torch.tensor(counts)[row] + column
         visible = torch.arange(max(used)) <= slot[:, None]
-        tensors = (torch.tensor(rows), row, column, slot, visible, ends.int(), torch.tensor(used, dtype=torch.int32))
-        on = [x.to(device, non_blocking=True) for x in tensors]
-        return cls(*on[:4], max(counts), max(used), *on[4:])
+
+        def on(x: Tensor) -> Tensor:
+            return x.to(device, non_blocking=True)
+
+        index = (on(torch.tensor(rows)), on(row), on(column), on(slot))
+        return cls(
+            *index, max(counts), max(used), on(visible), on(ends.int()), on(torch.tensor(used, dtype=torch.int32))
+        )
 
     def next(self) -> Layout:
         """One more token in each row, from a layout of one token a row; nothing is fetched from the device."""
@@ -83,12 +87,10 @@ class Layout:
 def to_own(q: Tensor, keys: Tensor, values: Tensor, scale: float, layout: Layout) -> Part:
     """Each token [T, H, D] to the visible ones among its row's own keys [rows, capacity, Hkv, D]."""
     capacity, heads = keys.shape[1:3]
-    if _has_varlen(q) and layout.ends is not None:
+    if layout.ends is not None and _use_varlen(q):
         starts = F.pad(layout.rows * capacity, (0, 1), value=keys.shape[0] * capacity).int()
-        flat = (x.view(-1, heads, x.shape[-1]) for x in (keys, values))
-        return _varlen(
-            q, *flat, scale, layout.ends, starts, layout.width, layout.keys, is_causal=True, used=layout.used
-        )
+        k, v = keys.view(-1, heads, keys.shape[-1]), values.view(-1, heads, values.shape[-1])
+        return _varlen(q, k, v, scale, layout.ends, starts, layout.width, layout.keys, True, layout.used)
     group = q.shape[1] // heads
     padded = q.new_zeros(len(layout.rows), layout.width, *q.shape[1:])
     padded[layout.row, layout.column] = q
@@ -138,9 +140,29 @@ def _unfold(out: Tensor, lse: Tensor, heads: int) -> Part:
     return out, lse.view(b, kv_heads, queries // group, group).permute(0, 2, 1, 3).reshape(-1, heads).float()
 
 
-def _has_varlen(q: Tensor) -> bool:
-    """Flash attention without padding: on CUDA, in 16 bit."""
-    return varlen_attn is not None and q.device.type == "cuda" and q.dtype != torch.float32
+def _use_varlen(q: Tensor) -> bool:
+    """Flash attention without padding: on CUDA, in 16 bit, where it works."""
+    return q.device.type == "cuda" and q.dtype != torch.float32 and _varlen_works(q.device, q.dtype)
+
+
+@lru_cache
+def _varlen_works(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether this PyTorch (>= 2.10, built with flash attention for this GPU) computes what `_dense` does."""
+    q = torch.randn(48, 4, 64, device=device, dtype=dtype)
+    k, v = torch.randn(2, 80, 2, 64, device=device, dtype=dtype).unbind()
+    ends = [torch.tensor([0, len(x)], device=device, dtype=torch.int32) for x in (q, k)]
+    try:
+        got, got_lse = _varlen(q, k, v, 0.125, *ends, len(q), len(k), False, None)
+    except (ImportError, RuntimeError) as error:
+        log.warning("no flash attention on %s (%s): attention takes more time and memory", device, error)
+        return False
+    want, want_lse = _unfold(
+        *_dense(_fold(q[None], 2), _heads_first(k[None]), _heads_first(v[None]), 0.125, None), heads=4
+    )
+    works = torch.allclose(got, want, atol=0.05) and torch.allclose(got_lse, want_lse, atol=0.05)
+    if not works:
+        log.warning("flash attention on %s computes something else: not used", device)
+    return works
 
 
 def _varlen(
@@ -153,8 +175,10 @@ def _varlen(
     most_q: int,
     most_k: int,
     is_causal: bool,
-    used: Tensor | None = None,
+    used: Tensor | None,
 ) -> Part:
+    from torch.nn.attention.varlen import AuxRequest, varlen_attn
+
     out, lse = varlen_attn(
         q,
         k,

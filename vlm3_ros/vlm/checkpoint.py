@@ -34,7 +34,7 @@ class CheckpointInfo:
         return str(config.get("quant_method", "unknown")) if config else None
 
     def memory_bytes(self, precision: str) -> int:
-        """Weights in memory at a precision of `loading.load` (not "auto"), roughly; KV and activations not included."""
+        """Weights in memory at a precision of `loading.load` (not "auto"), roughly."""
         if self.quantization:
             return self.file_bytes
         dtype = self.config.get("dtype") or self.config.get("torch_dtype") or "bfloat16"
@@ -81,8 +81,8 @@ def _folder(name: str) -> Path:
         return Path(snapshot_download(name, local_files_only=True))
     except (OSError, ValueError) as error:  # ValueError: not a valid hub id
         raise ModelError(
-            f"the checkpoint {name} is neither a folder nor in the local Hugging Face cache, and nothing is downloaded "
-            f"at run time: run `hf download {name}` once, or give a folder"
+            f"the checkpoint {name} is neither a folder nor in the local Hugging Face cache, and nothing is "
+            f"downloaded at run time: run `hf download {name}` once, or give a folder"
         ) from error
 
 

@@ -26,7 +26,7 @@ class Chunks:
         self._from_memory = not limit
 
     def size(self, left: int, own_tokens: int) -> int:
-        """How many of ``left`` questions to take next, each with so many tokens of its own; the last chunk is no stub."""
+        """How many of ``left`` questions to take next, each with so many own tokens; the last chunk is no stub."""
         most = self._limit
         if self._from_memory:
             room = SHARE * free_bytes(self._language.device) / question_bytes(self._language, own_tokens)

@@ -109,13 +109,6 @@ def _verify(
         start += len(plan.draft) + 1
 
 
-def _lockstep_length(language: LanguageModel, rows: Sequence[Row], template: Template | None) -> int:
-    """How many tokens to decode before looking at them."""
-    plans = [_plan(row, template) for row in rows]
-    known = [plan.free + 1 for row, plan in zip(rows, plans, strict=True)]
-    return 0
-
-
 def _lockstep(
     language: LanguageModel, own: OwnTokens, rows: Sequence[Row], active: Sequence[int], count: int
 ) -> None:

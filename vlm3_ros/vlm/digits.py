@@ -2,9 +2,9 @@
 
 Behind the text before a number, every likely continuation by the number's grammar (sign, digits, point, what ends it)
 is followed, not only the greedy one. Each level of the tree is one pass for all questions; its nodes are further own
-tokens of their row that see the text before the number and their own ancestors only (tree attention, arXiv
-2305.09781). Probabilities are those of the next token given that it continues the grammar: that is all the head has to
-be computed for.
+tokens of their row that see the text before the number and their own ancestors only (tree attention, SpecInfer,
+arXiv 2305.09781). Probabilities are those of the next token given that it continues the grammar: the head is computed
+for these few tokens only.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ def _feed(
     visible = np.arange(keys) <= np.array([places[node.place].before for node in nodes])[:, None]
     for i, node in enumerate(nodes):
         visible[i, list(node.slots)] = True
-    on = [torch.as_tensor(x).to(device) for x in (rows, row, column, slot)]
-    layout = Layout(*on, int(column.max()) + 1, keys, torch.as_tensor(visible).to(device), None, None)
+    on = [torch.as_tensor(x).to(device) for x in (rows, row, column, slot, visible)]
+    layout = Layout(on[0], on[1], on[2], on[3], int(column.max()) + 1, keys, on[4], ends=None, used=None)
     fed = torch.tensor([node.token for node in nodes], device=device)
     depth = torch.tensor([node.depth for node in nodes], device=device)
     hidden = own.run(fed, layout, depth)

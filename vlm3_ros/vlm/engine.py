@@ -49,8 +49,9 @@ class Kind:
 class Engine:
     """A `VLM` on a local checkpoint.
 
-    ``chunk`` bounds how many questions are answered at a time (0: by free memory); ``distributions`` measures those of
-    the numbers in answers, for about a fifth more time; ``templates`` off decodes all text (to measure what they save).
+    ``chunk`` bounds how many questions are answered at a time (0: by free memory). ``distributions`` measures those
+    of the numbers in answers, for about a fifth more time. ``templates`` off decodes all text, to measure what
+    templates save.
     """
 
     def __init__(self, checkpoint: Checkpoint, chunk: int = 0, distributions: bool = True, templates: bool = True):
@@ -188,7 +189,7 @@ class EngineView:
     def _numbers(
         self, own: OwnTokens, rows: Sequence[Row], texts: Sequence[str], grammar: Grammar, template: Template | None
     ) -> list[tuple[Distribution, ...]]:
-        """The distributions of each answer's numbers; none where they are not wanted or the answer has no such form."""
+        """The distributions of each answer's numbers; none where they are not wanted or the form is another."""
         if not self._engine.distributions:
             return [() for _ in rows]
         copies = template.copies if template else {}

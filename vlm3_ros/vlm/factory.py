@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import logging
+from functools import cached_property
 
-from vlm3_ros.config import Config
+from vlm3_ros.config import Config, VlmConfig
 from vlm3_ros.vlm.interface import VLM, ModelError
 from vlm3_ros.vlm.models import Models, Source
+from vlm3_ros.vlm.served import ServedSource
 
 log = logging.getLogger(__name__)
 
@@ -18,14 +20,15 @@ ASKS = {"depth": ("depth",), "pose": ("pose",), "matches": ("matching",), "objec
 def models_for(config: Config) -> Models:
     """The models behind the configured tasks, none of them loaded yet.
 
-    Raises ModelError for whatever can be known beforehand: no such checkpoint, another architecture, no CUDA.
+    Raises ModelError for whatever can be known beforehand: no such checkpoint, another architecture, no CUDA, no
+    server that answers.
     """
     checkpoints = {task: getattr(config.vlm.checkpoint, task) for tasks in ASKS.values() for task in tasks}
     checkpoints["objects"] = config.vlm.checkpoint.objects
     source = _source(config)
     for task in config.node.tasks:
         for asked in ASKS[task]:
-            source.memory_bytes(checkpoints[asked])  # reads the checkpoint's files, so it has to be there
+            source.memory_bytes(checkpoints[asked])  # reads its files or asks its server, so it has to be there
     return Models(checkpoints, source, config.vlm.memory_budget_gb)
 
 
@@ -33,9 +36,34 @@ def _source(config: Config) -> Source:
     if config.vlm.test_double:
         log.warning("answers come from the test double %s, not from a model", config.vlm.test_double)
         return _TestDouble(config.vlm.test_double)
-    from vlm3_ros.vlm.local import LocalSource  # torch takes seconds to import
+    return _ByName(config.vlm)
 
-    return LocalSource(config.vlm.device, config.vlm.precision, config.vlm.chunk, config.vlm.distributions)
+
+class _ByName:
+    """Names that begin with http:// or https:// are served models, all others checkpoints on this machine."""
+
+    def __init__(self, settings: VlmConfig):
+        self._settings = settings
+        self._served = ServedSource(settings.chunk)
+
+    @cached_property
+    def _local(self) -> Source:
+        from vlm3_ros.vlm.local import LocalSource  # torch takes seconds; a robot with served models needs none
+
+        s = self._settings
+        return LocalSource(s.device, s.precision, s.chunk, s.distributions)
+
+    def _of(self, name: str) -> Source:
+        return self._served if name.startswith(("http://", "https://")) else self._local
+
+    def memory_bytes(self, name: str) -> int:
+        return self._of(name).memory_bytes(name)
+
+    def free_bytes(self) -> int:
+        return self._local.free_bytes()
+
+    def open(self, name: str) -> VLM:
+        return self._of(name).open(name)
 
 
 class _TestDouble:

@@ -30,7 +30,7 @@ class Answer:
     """The text of a greedy answer and how sure the model was of it."""
 
     text: str
-    probability: float  # of the text given the question: the product over its tokens, in [0, 1]
+    probability: float  # of the text given the question: the product over its tokens, in [0, 1]; NaN if not known
     numbers: tuple[Distribution, ...] = field(default=())  # one per number of the grammar; empty where not measured
     tokens: int = 0  # length of the answer, the token that ends it included; 0 where not known
 

@@ -88,8 +88,7 @@ class OwnTokens:
             return self.run(flat, layout, layout.slot)
         ends = torch.tensor(counts).cumsum(0).tolist()
         read = torch.tensor([t for end, n in zip(ends, reads, strict=True) for t in range(end - n, end)])
-        tails = [(row, n, end) for row, n, end in zip(rows, reads, used, strict=True) if n]
-        wanted = Layout.ordered(*zip(*tails, strict=True), device) if tails else None
+        wanted = Layout.ordered(rows, reads, used, device) if all(reads) else None
         return self.run(flat, layout, layout.slot, wanted, read.long().to(device, non_blocking=True))
 
     def run(

@@ -59,11 +59,11 @@ class LanguageModel:
         read: Tensor | None = None,
         deepstack: tuple[Tensor, Sequence[Tensor]] | None = None,
     ) -> Tensor:
-        """New tokens [T, hidden] at ``positions`` [3, T] through all layers; results [R, hidden] of the tokens ``read``.
+        """New tokens [T, hidden] at ``positions`` [3, T] through all layers; the results [R, hidden] that are read.
 
-        ``read`` holds indices [R], None stands for all tokens, an empty tensor for none: then only keys and values are
-        wanted. ``deepstack`` is (where the picture tokens are [V], what to add to them [V, hidden] after each of the
-        first layers): DeepStack, arXiv 2406.04334.
+        ``read`` holds indices [R]; None stands for all tokens, an empty tensor for none, where only keys and values
+        are wanted. ``deepstack`` is (where the picture tokens are [V], what to add to them [V, hidden] after each of
+        the first layers): DeepStack, arXiv 2406.04334.
         """
         x = x.unsqueeze(0)  # quantized layers expect [batch, tokens, channels]
         cos, sin = (c.squeeze(0).unsqueeze(1) for c in self._rotary(x, positions.unsqueeze(1)))  # [T, 1, D]

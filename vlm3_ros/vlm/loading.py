@@ -122,7 +122,7 @@ def _model(info: CheckpointInfo, device: torch.device, precision: str) -> Any:
         self_test(device, compute)
         options |= {"dtype": compute, "quantization_config": nf4_config(compute)}
     try:
-        model, report = Qwen3VLForConditionalGeneration.from_pretrained(
+        loaded: Any = Qwen3VLForConditionalGeneration.from_pretrained(
             info.folder,
             attn_implementation="sdpa",
             device_map={"": device} if device.type == "cuda" else None,  # None: no need of accelerate on a CPU
@@ -134,6 +134,7 @@ def _model(info: CheckpointInfo, device: torch.device, precision: str) -> Any:
         raise ModelError(f"{info.name} does not fit into the memory of {device}: use precision nf4") from error
     except Exception as error:  # damaged files fail in many ways, none of which may stop the node
         raise ModelError(f"{info.name} cannot be loaded from {info.folder}: {error}") from error
+    model, report = loaded
     if report["missing_keys"]:
         some = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModelError(f"{info.folder} lacks weights ({some}, …): the download is damaged or not a Qwen3-VL")

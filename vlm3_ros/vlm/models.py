@@ -27,7 +27,7 @@ class Source(Protocol):
         """Memory the model called ``name`` will take, roughly; 0 for one that lives elsewhere."""
 
     def free_bytes(self) -> int:
-        """Memory that a model could still take."""
+        """Memory that a model could still take; not asked about one that takes none."""
 
     def open(self, name: str) -> VLM:
         """The model called ``name``, ready to look. Raises ModelError."""
@@ -112,8 +112,8 @@ class Models:
         needed = self._source.memory_bytes(name)
         if self._budget and needed > self._budget:
             raise ModelError(
-                f"{name} takes {needed / GB:.1f} GB, more than the memory budget of {self._budget / GB:.1f} GB: raise "
-                "the budget (0: what the device has) or use precision nf4"
+                f"{name} takes {needed / GB:.1f} GB, more than the memory budget of {self._budget / GB:.1f} GB: "
+                "raise the budget (0: what the device has) or use precision nf4"
             )
         while self._loaded and not self._fits(needed):
             self._unload(next(iter(self._loaded)))
@@ -125,7 +125,7 @@ class Models:
     def _fits(self, needed: int) -> bool:
         if self._budget:
             return needed + sum(status.memory_bytes for status in self._status.values()) <= self._budget
-        return needed <= self._source.free_bytes()
+        return not needed or needed <= self._source.free_bytes()
 
     def _unload(self, name: str) -> None:
         log.info("unloading %s", name)

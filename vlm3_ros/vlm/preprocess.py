@@ -47,7 +47,7 @@ class PatchFormat:
 
 
 def patchify(picture: Picture, form: PatchFormat, device: torch.device) -> tuple[Tensor, tuple[int, int]]:
-    """One picture to patches [rows · columns, channels · temporal · patch²] float32 and its (rows, columns) of patches.
+    """One picture to float32 patches [rows · columns, channels · temporal · patch²] and its (rows, columns) of them.
 
     One antialiased bicubic resize to ``picture.size`` (none where it has that size already), rounded to 8 bits as
     Qwen's processor does. Patches come in the order of tokens: the merge × merge patches of a token in a row.

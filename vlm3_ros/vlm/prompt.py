@@ -30,7 +30,7 @@ class Chat:
             raise ModelError("the checkpoint's chat template does not put the question right behind the pictures")
 
     def pictures(self, tokens: Sequence[int]) -> list[int]:
-        """Tokens from the start of the chat to the end of the last picture, given how many tokens each picture has."""
+        """Tokens from the start of the chat to the end of the last picture, each of so many ``tokens``."""
         counts = iter(tokens)
         head = self._tokens(self._split(len(tokens))[0])
         return [t for token in head for t in ([token] * next(counts) if token == self._image_token else [token])]
@@ -83,8 +83,8 @@ def mrope_positions(tokens: Sequence[int], image_token: int, grids: Sequence[tup
 
 def common_length(sequences: Sequence[Sequence[int]]) -> int:
     """How many tokens all sequences share at their start."""
-    shortest, longest = min(sequences), max(sequences)  # in dictionary order the two ends differ first
-    for i, (a, b) in enumerate(zip(shortest, longest, strict=False)):
+    first, last = min(map(list, sequences)), max(map(list, sequences))  # in dictionary order the ends differ first
+    for i, (a, b) in enumerate(zip(first, last, strict=False)):
         if a != b:
             return i
-    return min(len(shortest), len(longest))
+    return min(len(first), len(last))

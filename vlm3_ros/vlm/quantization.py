@@ -9,7 +9,7 @@ import torch
 from vlm3_ros.vlm.interface import ModelError
 
 # Kept in 16 bit: the vision tower with its mergers, and the head, whose weights are the embedding's too. The list
-# replaces transformers' own, and its names match from the start of a module's full name: "visual" would match nothing.
+# replaces transformers' own, and its names match from the start of a full name: "visual" would match nothing.
 SKIPPED = ["model.visual", "lm_head"]
 
 
@@ -58,8 +58,8 @@ def _bitsandbytes() -> Any:
         import bitsandbytes
     except ImportError as error:
         raise ModelError(
-            "4-bit weights (precision nf4) need the Python package bitsandbytes: pip install bitsandbytes accelerate, "
-            "or set the precision to bf16"
+            "4-bit weights (precision nf4) need the Python package bitsandbytes: pip install bitsandbytes "
+            "accelerate, or set the precision to bf16"
         ) from error
     return bitsandbytes
 

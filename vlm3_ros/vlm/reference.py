@@ -49,7 +49,7 @@ class ReferenceView:
 
     @torch.inference_mode()
     def generate(self, question: Question) -> tuple[list[int], torch.Tensor]:
-        """Greedy tokens of the answer, its end token included, and the logits [T, vocabulary] they were chosen from."""
+        """Greedy tokens of the answer, its end token included, and the logits [T, vocabulary] they come from."""
         c = self._checkpoint
         pixels, grids, sizes = c.pixels(self._pictures)
         prompt = c.chat.pictures([rows * columns for rows, columns in sizes]) + c.chat.questions([question.text])[0]

@@ -1,7 +1,7 @@
 """The fixed text of answers, learned from free ones, so that only the numbers need to be decoded.
 
-A template proposes the tokens that come next in an answer; the model's own logits decide whether they do (`decoding`),
-so a wrong template costs time and never changes an answer.
+A template proposes the tokens that come next in an answer; the model's own logits decide whether they do
+(`decoding`), so a wrong template costs time and never changes an answer.
 """
 
 from __future__ import annotations
@@ -79,11 +79,11 @@ class Template:
         while left := [answer for answer in left if len(answer) > len(parts)]:
             here = len(parts)
             column = [answer[here] for answer in left]
-            commonest, count = Counter("number" if isinstance(p, tuple) else p for p in column).most_common(1)[0]
+            commonest, count = Counter(None if isinstance(p, tuple) else p for p in column).most_common(1)[0]
             alike = len({len(answer) for answer in left}) == 1  # then a token may differ, and the rest still matches
-            if count < enough and not (alike and commonest != "number" and len(left) >= enough):
+            if count < enough and not (alike and commonest is not None and len(left) >= enough):
                 break
-            if commonest == "number":
+            if commonest is None:
                 left = [answer for answer in left if isinstance(answer[here], tuple)]
                 parts.append(_slot(left, here, slots, numbers))
                 slots.append(here)
@@ -95,7 +95,8 @@ class Template:
 
     def plan(self, answer: Sequence[int]) -> Plan | None:
         """What comes next in an ``answer`` of which these tokens are known; None where it is not of this form."""
-        i, found = 0, []
+        i = 0
+        found: list[tuple[int, ...]] = []
         for p, part in enumerate(self.parts):
             if i == len(answer) and not (isinstance(part, Slot) and part.copy_of is None):
                 return self._ahead(p, found)

@@ -1,0 +1,295 @@
+"""From a grid of depths to a dense map: planes are exact, edges are sharp, holes are told, confidence is honest."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.ndimage import distance_transform_edt
+
+from vlm3_ros.camera import Camera
+from vlm3_ros.geometry.depth_map import DepthMap, Grid, densify
+
+WIDTH, HEIGHT = 160, 120
+CAMERA = Camera(WIDTH, HEIGHT, 130.0, 128.0, 81.0, 57.5)
+GREY = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
+PIXELS = np.stack(np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT)), axis=-1)
+
+
+def plane(pixels: np.ndarray, normal: tuple[float, float, float], distance: float) -> np.ndarray:
+    """Depth along Z of the plane normal · X = distance."""
+    return distance / (CAMERA.rays(pixels) @ np.array(normal))
+
+
+def dense(
+    grid: Grid, z: np.ndarray, image: np.ndarray | None = None, trust: float = 1.0, **settings: float
+) -> DepthMap:
+    image = np.full((grid.height, grid.width, 3), 128, np.uint8) if image is None else image
+    return densify(grid, z, np.where(np.isnan(z), 0.0, trust), image, **settings)
+
+
+# -------------------------------------------------------------------------------------------------------- the grid
+
+sizes = st.tuples(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 3000))
+
+
+@given(sizes)
+def test_a_grid_lies_inside_its_image_and_evenly(size):
+    width, height, points = size
+    grid = Grid.of(width, height, points)
+    assert 1 <= grid.columns <= width
+    assert 1 <= grid.rows <= height
+    for nodes, side in ((grid.u, width), (grid.v, height)):
+        assert nodes[0] >= -0.5
+        assert nodes[-1] <= side - 0.5
+        assert nodes[0] + 0.5 == pytest.approx(side - 0.5 - nodes[-1])  # the same on both sides
+        if len(nodes) > 1:
+            assert np.diff(nodes) == pytest.approx(np.diff(nodes)[0])
+            assert nodes[0] + 0.5 < np.diff(nodes)[0] / 2  # the border is near to an answer
+    assert grid.columns * grid.rows <= max(4, 1.25 * points + 4)
+    if width * height > 50 * points and 1 / 3 < width / height < 3 and points > 20:
+        assert grid.columns * grid.rows == pytest.approx(points, rel=0.2)
+        assert np.diff(grid.u)[0] == pytest.approx(np.diff(grid.v)[0], rel=0.35)  # square cells
+    assert grid.pixels.tolist() == [[u, v] for v in grid.v for u in grid.u]
+
+
+@pytest.mark.parametrize("size", [(640, 480), (480, 640), (1242, 375), (160, 120)])
+def test_coarse_first_is_evenly_spread_wherever_it_is_cut(size):
+    """The largest hole is about that of an even grid of as many points; every half of the image gets its share."""
+    grid = Grid.of(*size, 432)
+    order = grid.coarse_first
+    assert sorted(order) == list(range(grid.columns * grid.rows))
+    rows, columns = np.divmod(order, grid.columns)
+    for count in range(4, len(order) + 1, 7):
+        asked = np.zeros((grid.rows, grid.columns), bool)
+        asked[rows[:count], columns[:count]] = True
+        hole = distance_transform_edt(~asked).max()
+        even = np.sqrt(len(order) / count)
+        assert hole <= 1.6 * even + 0.5, count
+        if count > 40:
+            half_rows, half_columns = grid.rows // 2, grid.columns // 2
+            for part, of in (
+                (asked[:half_rows], half_rows / grid.rows),
+                (asked[-half_rows:], half_rows / grid.rows),
+                (asked[:, :half_columns], half_columns / grid.columns),
+                (asked[:, -half_columns:], half_columns / grid.columns),
+            ):
+                assert part.sum() / count == pytest.approx(of, abs=0.15), count
+
+
+# ------------------------------------------------------------------------------------------------- inside surfaces
+
+
+@pytest.mark.parametrize(
+    ("normal", "distance"),
+    [((0, 0, 1), 3.0), ((0.3, 0.1, 0.9), 2.0), ((-0.4, -0.3, 0.8), 5.0), ((0, 0.7, 0.7), 1.2)],
+)
+@pytest.mark.parametrize("points", [16, 108, 432])
+def test_planes_are_exact_up_to_the_border(normal, distance, points):
+    grid = Grid.of(WIDTH, HEIGHT, points)
+    found = dense(grid, plane(grid.pixels, normal, distance), edge_ratio=3.0)
+    np.testing.assert_allclose(found.depth, plane(PIXELS, normal, distance), rtol=1e-4)
+    assert found.depth.dtype == found.confidence.dtype == np.float32
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(4, 200))
+def test_depth_stays_between_the_answers_around_it(seed, points):
+    """At an edge it is one of the four answers, elsewhere between them but for a little at the image's border."""
+    rng = np.random.default_rng(seed)
+    grid = Grid.of(WIDTH, HEIGHT, points)
+    z = np.exp(rng.normal(1.0, 0.5, grid.columns * grid.rows))
+    image = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    found = dense(grid, z, image).depth
+    around = np.stack([z.reshape(grid.rows, grid.columns)[np.ix_(j, i)] for i, j in corners(grid)])
+    edge = around.max(axis=0) > 1.4 * around.min(axis=0)
+    near = np.isclose(found, around, rtol=1e-5).any(axis=0)
+    assert near[edge].all()
+    slack = np.where(inside(grid), 1.0, 1.5)
+    assert (found <= around.max(axis=0) * slack * 1.00001).all()
+    assert (found * slack >= around.min(axis=0) * 0.99999).all()
+
+
+def corners(grid: Grid) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Grid columns and rows of the four points around every pixel."""
+    before = [
+        np.clip(np.searchsorted(nodes, np.arange(size), side="right") - 1, 0, len(nodes) - 2)
+        for nodes, size in ((grid.u, WIDTH), (grid.v, HEIGHT))
+    ]
+    return [(before[0] + a, before[1] + b) for a, b in itertools.product((0, 1), repeat=2)]
+
+
+def inside(grid: Grid) -> np.ndarray:
+    """Pixels [height, width] with grid points on all sides."""
+    (u0, u1), (v0, v1) = grid.u[[0, -1]], grid.v[[0, -1]]
+    u, v = PIXELS[..., 0], PIXELS[..., 1]
+    return (u >= u0) & (u <= u1) & (v >= v0) & (v <= v1)
+
+
+def test_steep_slopes_do_not_run_off_at_the_border():
+    """With edges switched off, extrapolation beyond the outermost points would reach infinity and turn negative."""
+    grid = Grid.of(WIDTH, HEIGHT, 24)
+    z = np.where(np.arange(grid.columns * grid.rows) % grid.columns == 0, 50.0, 1.0)
+    found = dense(grid, z, edge_ratio=100.0).depth
+    assert found.min() > 0.5
+    assert found.max() <= 100.0001
+
+
+# ---------------------------------------------------------------------------------------------------------- edges
+
+
+def test_an_edge_is_where_the_image_has_it():
+    """Two walls, of two colours, that meet where no grid point is: the step follows the colour to the pixel."""
+    left = PIXELS[..., 0] < 77
+    image = np.where(left[..., None], np.uint8([200, 40, 40]), np.uint8([40, 60, 200])).astype(np.uint8)
+    grid = Grid.of(WIDTH, HEIGHT, 108)
+    truth = np.where(left, 1.0, 4.0)
+    z = truth[np.rint(grid.pixels[:, 1]).astype(int), np.rint(grid.pixels[:, 0]).astype(int)]
+    found = dense(grid, z, image)
+    assert set(np.unique(found.depth.round(5))) == {1.0, 4.0}
+    assert np.isclose(found.depth, truth).mean() > 0.995
+    blind = dense(grid, z, GREY)
+    assert np.isclose(blind.depth, truth).mean() < 0.985  # without colours the step is half-way between the points
+
+
+def test_an_edge_at_the_border_is_where_the_image_has_it():
+    """The colour of an outermost grid point is the one at that point, not the one at the image's border."""
+    grid = Grid.of(WIDTH, HEIGHT, 24)
+    frame = 3  # px of another colour around the image; the outermost points lie farther in
+    assert grid.u[0] > frame + 2
+    left = PIXELS[..., 0] < np.mean(grid.u[:2]) + 6
+    image = np.where(left[..., None], np.uint8([200, 40, 40]), np.uint8([40, 60, 200])).astype(np.uint8)
+    image[:, :frame] = [40, 60, 200]
+    truth = np.where(left, 1.0, 4.0)
+    z = truth[np.rint(grid.pixels[:, 1]).astype(int), np.rint(grid.pixels[:, 0]).astype(int)]
+    found = dense(grid, z, image).depth[:, frame + 2 :]
+    assert np.isclose(found, truth[:, frame + 2 :]).mean() > 0.98
+
+
+@pytest.mark.parametrize(("ratio", "sharp"), [(1.3, False), (1.5, True)])
+def test_edge_ratio_tells_an_edge_from_a_slope(ratio, sharp):
+    grid = Grid.of(WIDTH, HEIGHT, 108)
+    z = np.where(grid.pixels[:, 0] < 77, 2.0, 2.0 * ratio)
+    found = dense(grid, z, edge_ratio=1.4)
+    between = (found.depth > 2.01) & (found.depth < 2.0 * ratio - 0.01)
+    assert between.any() != sharp
+
+
+# ---------------------------------------------------------------------------------------------------------- holes
+
+
+def test_a_hole_is_bridged_and_a_large_one_is_not():
+    grid = Grid.of(WIDTH, HEIGHT, 432)
+    z = np.full((grid.rows, grid.columns), 2.0)
+    z[3, 3] = np.nan
+    z[8:16, 10:20] = np.nan
+    found = dense(grid, z.ravel())
+    at = {name: (round(grid.v[j]), round(grid.u[i])) for name, (j, i) in {"small": (3, 3), "large": (11, 15)}.items()}
+    assert found.depth[at["small"]] == pytest.approx(2.0)
+    assert 0 < found.confidence[at["small"]] < 0.6
+    assert np.isnan(found.depth[at["large"]])
+    np.testing.assert_array_equal(found.confidence == 0, np.isnan(found.depth))
+    assert np.isfinite(found.depth).mean() > 0.8
+
+
+def test_the_fewer_answers_the_wider_they_reach():
+    """A time budget that ends after a twelfth of the points leaves a map of the whole image."""
+    grid = Grid.of(WIDTH, HEIGHT, 432)
+    z = np.full(grid.columns * grid.rows, np.nan)
+    z[grid.coarse_first[:36]] = 2.0
+    found = dense(grid, z)
+    assert np.isfinite(found.depth).mean() > 0.95
+    assert found.confidence.mean() < 0.4
+
+
+def test_no_answer_is_no_depth():
+    grid = Grid.of(WIDTH, HEIGHT, 40)
+    found = dense(grid, np.full(grid.columns * grid.rows, np.nan))
+    assert np.isnan(found.depth).all()
+    assert (found.confidence == 0).all()
+    assert found.depth.dtype == np.float32
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (2, 2), (3, 5), (4000, 2)])
+@pytest.mark.parametrize("points", [1, 4, 5000])
+def test_tiny_images_and_grids(size, points):
+    grid = Grid.of(*size, points)
+    z = np.linspace(1.0, 1.2, grid.columns * grid.rows)
+    found = dense(grid, z)
+    assert found.depth.shape == found.confidence.shape == (size[1], size[0])
+    assert (found.depth >= 0.9).all()
+    assert (found.depth <= 1.35).all()
+    assert (found.confidence > 0).all()
+
+
+# ----------------------------------------------------------------------------------------------------- confidence
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(4, 300), st.floats(0.0, 0.9))
+def test_confidence_is_a_probability_and_zero_only_where_unknown(seed, points, refused):
+    rng = np.random.default_rng(seed)
+    grid = Grid.of(WIDTH, HEIGHT, points)
+    count = grid.columns * grid.rows
+    z = np.where(rng.random(count) < refused, np.nan, np.exp(rng.normal(1.0, 0.6, count)))
+    trust = np.where(np.isnan(z), 0.0, rng.uniform(0.01, 1.0, count))
+    found = densify(grid, z, trust, GREY)
+    assert ((found.confidence >= 0) & (found.confidence <= 1)).all()
+    np.testing.assert_array_equal(found.confidence == 0, np.isnan(found.depth))
+    assert (found.confidence <= trust.max() * 1.00001).all()
+    assert np.isnan(found.depth).any() or np.isfinite(found.depth).all()
+
+
+def test_confidence_falls_with_the_distance_to_the_answers():
+    grid = Grid.of(WIDTH, HEIGHT, 24)
+    found = dense(grid, np.full(grid.columns * grid.rows, 2.0), trust=0.8)
+    on = found.confidence[np.rint(grid.v).astype(int)][:, np.rint(grid.u).astype(int)]
+    np.testing.assert_allclose(on, 0.8, atol=0.01)
+    row, first, second = round(grid.v[1]), round(grid.u[1]), round(grid.u[2])
+    middle = (first + second) // 2
+    assert (np.diff(found.confidence[row, first : middle + 1]) <= 1e-6).all()
+    assert (np.diff(found.confidence[row, middle + 1 : second]) >= -1e-6).all()
+    assert found.confidence[row, middle] == pytest.approx(0.8 / 1.25, rel=0.02)  # half a step away
+    z = np.full((grid.rows, grid.columns), 2.0)
+    z[1, 2] = np.nan
+    hole = dense(grid, z.ravel(), trust=0.8)
+    assert hole.confidence[row, second] == pytest.approx(0.4, rel=0.05)  # a whole step away
+    assert (np.diff(hole.confidence[row, first : second + 1]) <= 1e-3).all()
+
+
+def test_confidence_is_lower_at_an_edge():
+    grid = Grid.of(WIDTH, HEIGHT, 108)
+    z = np.where(grid.pixels[:, 0] < 77, 2.0, 4.0)
+    flat, edge = dense(grid, np.full_like(z, 2.0)).confidence, dense(grid, z).confidence
+    ratio = edge / flat
+    assert set(np.round(np.unique(ratio), 3)) == {0.5, 1.0}
+
+
+# ------------------------------------------------------------------------------------------------- real frames, cost
+
+
+def test_real_frames_come_back_from_a_grid_of_their_depth(data):
+    import truth
+
+    for fingerprint, frame in list(truth.manifest_frames(data / "tum_fr3_cabinet").items())[::20]:
+        grid = Grid.of(640, 480, 432)
+        pixels = np.rint(grid.pixels).astype(int)
+        z = frame.depth[pixels[:, 1], pixels[:, 0]]
+        found = densify(grid, z, np.isfinite(z).astype(float), np.zeros((480, 640, 3), np.uint8))
+        both = np.isfinite(found.depth) & np.isfinite(frame.depth)
+        ratio = np.maximum(found.depth[both] / frame.depth[both], frame.depth[both] / found.depth[both])
+        assert (ratio < 1.25).mean() > 0.95, fingerprint
+
+
+def test_cost_of_a_frame(rng):
+    """640x480 from the default grid, with edges everywhere: the worst case."""
+    grid = Grid.of(640, 480, 432)
+    z, image = rng.uniform(0.5, 9.0, len(grid.pixels)), rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    seconds = []
+    for _ in range(3):
+        start = time.process_time()
+        dense(grid, z, image)
+        seconds.append(time.process_time() - start)
+    assert min(seconds) < 1.0

@@ -1,0 +1,247 @@
+"""The node's life: standard lifecycle services, faults that keep it unconfigured, and its end."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import ros
+from diagnostic_msgs.msg import DiagnosticStatus
+from lifecycle_msgs.msg import State, Transition, TransitionEvent
+from lifecycle_msgs.srv import ChangeState, GetState
+from live import Peer, image, info, live, stamp
+from sensor_msgs.msg import CameraInfo, Image
+
+CONFIGURE, ACTIVATE = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE
+DEACTIVATE, CLEANUP = Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP
+UNCONFIGURED, INACTIVE = State.PRIMARY_STATE_UNCONFIGURED, State.PRIMARY_STATE_INACTIVE
+ACTIVE, FINALIZED = State.PRIMARY_STATE_ACTIVE, State.PRIMARY_STATE_FINALIZED
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small random checkpoint."""
+    import checkpoints  # imports torch, which takes seconds
+
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    checkpoints.make(folder)
+    return folder
+
+
+def change(peer: Peer, transition: int) -> bool:
+    """Ask for a transition; whether it succeeded."""
+    return peer.call(ChangeState, "change_state", transition=Transition(id=transition)).success
+
+
+def state(peer: Peer) -> int:
+    return peer.call(GetState, "get_state").current_state.id
+
+
+def frame_sender(peer: Peer, sent: list[int] | None = None):
+    """A function that sends a good frame, once the node listens."""
+    images, infos = peer.connected(Image, "image"), peer.connected(CameraInfo, "camera_info")
+
+    def send() -> None:
+        number = peer.next_stamp()
+        if sent is not None:
+            sent.append(number)
+        infos.publish(info())
+        images.publish(image(number))
+
+    return send
+
+
+def test_through_all_states_twice():
+    with live(activate=False) as running:
+        peer = running.peer
+        depth = peer.listen(Image, "depth/image")
+        peer.diagnosed("unconfigured", about="", level=DiagnosticStatus.OK)
+        for _ in range(2):
+            assert state(peer) == UNCONFIGURED
+            assert peer.node.count_publishers("depth/image") == 0
+            assert change(peer, CONFIGURE)
+            peer.until(lambda: peer.node.count_publishers("depth/image"), "outputs")
+            assert (state(peer), peer.node.count_subscribers("image")) == (INACTIVE, 0)
+            assert change(peer, ACTIVATE)
+            assert state(peer) == ACTIVE
+            depth.clear()
+            peer.until_sent(frame_sender(peer), lambda: depth, "depth image")
+            assert change(peer, DEACTIVATE)
+            peer.until(lambda: peer.node.count_subscribers("image") == 0, "the end of the input")
+            assert change(peer, ACTIVATE)
+            depth.clear()
+            peer.until_sent(frame_sender(peer), lambda: depth, "depth image after reactivation")
+            assert change(peer, DEACTIVATE)
+            assert change(peer, CLEANUP)
+            peer.until(lambda: peer.node.count_publishers("depth/image") == 0, "the end of the outputs")
+        peer.diagnosed("unconfigured", about="", level=DiagnosticStatus.OK)
+        assert "unloading facebook/VLM3-depth" in peer.log()
+
+
+def test_wrong_transition_is_refused():
+    with live(activate=False) as running:
+        for transition in (ACTIVATE, DEACTIVATE, CLEANUP, 250):
+            assert not change(running.peer, transition)
+            assert state(running.peer) == UNCONFIGURED
+        assert change(running.peer, CONFIGURE)
+
+
+def test_deactivate_ends_the_frame_in_hand_first():
+    with live() as running:
+        peer, wall = running.peer, running.wall
+        depth = peer.listen(Image, "depth/image")
+        sent: list[int] = []
+        send = frame_sender(peer, sent)
+        wall.gate.clear()
+        peer.until_sent(send, lambda: wall.in_hand, "a frame in hand")
+        events = peer.listen(TransitionEvent, "vlm3/transition_event")
+        inactive = peer.ask(ChangeState, "change_state", transition=Transition(id=DEACTIVATE))
+        peer.until(lambda: any(e.goal_state.label == "deactivating" for e in events), "the transition")
+        assert not inactive.done()
+        wall.gate.set()
+        assert peer.result(inactive).success
+        peer.until(lambda: depth, "the frame's depth image")
+        assert [stamp(d) for d in depth] == sent[:1]
+        assert state(peer) == INACTIVE
+
+
+def test_shutdown_transition_ends_in_finalized():
+    with live() as running:
+        assert change(running.peer, Transition.TRANSITION_ACTIVE_SHUTDOWN)
+        assert state(running.peer) == FINALIZED
+        running.peer.diagnosed("finalized", about="")
+
+
+def test_transition_that_raises_is_said(monkeypatch):
+    """rclpy swallows the exception; the node says it, goes back to unconfigured, and may try again."""
+    with live(activate=False) as running:
+        peer = running.peer
+        with monkeypatch.context() as broken:
+            broken.setattr("vlm3_ros.ros.node.Outputs", None)
+            assert not change(peer, CONFIGURE)
+        peer.logged("on_configure failed", "Traceback", "TypeError")
+        peer.diagnosed("on_configure failed: 'NoneType'", about="", level=DiagnosticStatus.ERROR)
+        assert state(peer) == UNCONFIGURED
+        assert change(peer, CONFIGURE)
+        peer.diagnosed("inactive", about="", level=DiagnosticStatus.OK)
+
+
+# ---------------------------------------------------------------------------- what cannot be configured
+
+
+def test_missing_checkpoint_folder(tmp_path: Path, checkpoint: Path):
+    folder = tmp_path / "models" / "depth"
+    with live({"vlm.test_double": "", "vlm.checkpoint.depth": str(folder)}, activate=False) as running:
+        peer = running.peer
+        assert not change(peer, CONFIGURE)
+        peer.logged("not configured", str(folder))
+        peer.diagnosed(str(folder), about="", level=DiagnosticStatus.ERROR)
+        assert state(peer) == UNCONFIGURED
+        shutil.copytree(checkpoint, folder)
+        assert change(peer, CONFIGURE)
+        assert state(peer) == INACTIVE
+        peer.diagnosed("inactive", about="", level=DiagnosticStatus.OK)
+
+
+def test_checkpoint_of_another_architecture(tmp_path: Path, checkpoint: Path):
+    folder = tmp_path / "bert"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
+    with live({"vlm.test_double": "", "vlm.checkpoint.depth": str(folder)}, activate=False) as running:
+        peer = running.peer
+        assert not change(peer, CONFIGURE)
+        peer.logged("not configured", str(folder), "bert", "qwen3_vl")
+        peer.diagnosed("bert", about="", level=DiagnosticStatus.ERROR)
+        assert state(peer) == UNCONFIGURED
+        shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
+        assert change(peer, CONFIGURE)
+
+
+def test_cuda_where_there_is_none(checkpoint: Path):
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    parameters = {"vlm.test_double": "", "vlm.checkpoint.depth": str(checkpoint), "vlm.device": "cuda"}
+    with live(parameters, activate=False) as running:
+        peer = running.peer
+        for _ in range(2):
+            assert not change(peer, CONFIGURE)
+            peer.logged("not configured", "device 'cuda'", "no CUDA")
+            peer.diagnosed("CUDA", about="", level=DiagnosticStatus.ERROR)
+            assert state(peer) == UNCONFIGURED
+
+
+def test_test_double_that_cannot_be_made():
+    with live({"vlm.test_double": "doubles:broken"}, activate=False) as running:
+        assert not change(running.peer, CONFIGURE)
+        running.peer.logged("not configured", "doubles:broken", "broken on purpose")
+
+
+def test_autostart_with_a_fault_leaves_the_node_alive():
+    """The process, not the object: it goes on, says why, and ends well."""
+    peer = Peer("/fault")
+    try:
+        with ros.node({"vlm.test_double": "doubles:broken"}, "-r", "__ns:=/fault") as process:
+            process.wait_for("broken on purpose")
+            peer.diagnosed("broken on purpose", about="", level=DiagnosticStatus.ERROR)
+            assert state(peer) == UNCONFIGURED
+            assert process.interrupt() == 0, process.output
+            assert "Traceback" not in process.output
+    finally:
+        peer.close()
+
+
+# ------------------------------------------------------------------------------------------------ the end
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_signal_during_a_long_frame(sent):
+    peer = Peer(f"/long_{sent}")
+    parameters = {"vlm.test_double": "doubles:slow:600", "node.tasks": ["depth"]}
+    try:
+        with ros.node(parameters, "-r", f"__ns:=/long_{sent}") as process:
+            peer.listen(Image, "depth/image")
+            peer.until_sent(frame_sender(peer), lambda: "loading" in process.output, "a frame in hand")
+            start = time.monotonic()
+            assert process.interrupt(by=sent) == 0, process.output
+            assert time.monotonic() - start < 10.0
+            assert "Traceback" not in process.output
+    finally:
+        peer.close()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_signal_while_frames_flow(sent):
+    """Callbacks and the worker are at work when ROS is shut down under them."""
+    peer = Peer(f"/flow_{sent}")
+    parameters = {"vlm.test_double": "doubles:slow:0", "depth.points": 12}
+    try:
+        with ros.node(parameters, "-r", f"__ns:=/flow_{sent}") as process:
+            depth = peer.listen(Image, "depth/image")
+            send = frame_sender(peer)
+            peer.until_sent(send, lambda: depth, "depth image")
+            send()
+            assert process.interrupt(by=sent) == 0, process.output
+            assert "Traceback" not in process.output
+            assert "failed" not in process.output.lower()
+    finally:
+        peer.close()
+
+
+def test_signal_while_a_transition_waits_for_a_long_frame():
+    peer = Peer("/waiting")
+    parameters = {"vlm.test_double": "doubles:slow:600", "node.tasks": ["depth"]}
+    try:
+        with ros.node(parameters, "-r", "__ns:=/waiting") as process:
+            peer.listen(Image, "depth/image")
+            peer.until_sent(frame_sender(peer), lambda: "loading" in process.output, "a frame in hand")
+            events = peer.listen(TransitionEvent, "vlm3/transition_event")
+            peer.ask(ChangeState, "change_state", transition=Transition(id=DEACTIVATE))
+            peer.until(lambda: any(e.goal_state.label == "deactivating" for e in events), "the transition")
+            assert process.interrupt(timeout_s=10.0) == 0, process.output
+            assert "Traceback" not in process.output
+    finally:
+        peer.close()

@@ -1,0 +1,547 @@
+"""The pipeline from frames to scenes, with stand-ins that answer from ground truth or as a test says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import truth
+from scipy.spatial.transform import Rotation
+from truth import TrueFrame, TruthVLM
+
+from vlm3_ros.camera import Camera, taken_for, unified
+from vlm3_ros.config import Config
+from vlm3_ros.geometry.motion import LOST_VARIANCE
+from vlm3_ros.perception import Frame, Perception, Scene
+from vlm3_ros.tasks import Question, Reason, depth, grounding, matching, pose
+from vlm3_ros.tasks.grounding import Box2D
+from vlm3_ros.tasks.pose import PoseAnswer
+from vlm3_ros.vlm import Answer, Distribution, ModelError, Picture
+from vlm3_ros.vlm.models import Models
+
+CAMERA = Camera(160, 120, 140.0, 150.0, 82.0, 57.0)
+TASKS = ("depth", "matching", "pose", "objects", "grounding")
+Reply = Callable[[Question], Answer | None]
+
+
+@dataclass
+class Scripted:
+    """A model that answers as it is told, and remembers what it saw and was asked."""
+
+    reply: Reply
+    looks: list[list[Picture]] = field(default_factory=list)
+    questions: list[str] = field(default_factory=list)
+    budgets: list[float | None] = field(default_factory=list)
+
+    @contextmanager
+    def look(self, pictures: Sequence[Picture]) -> Iterator[Scripted]:
+        self.looks.append(list(pictures))
+        yield self
+
+    def ask(self, questions: Sequence[Question], budget_s: float | None = None) -> list[Answer | None]:
+        self.questions += [question.text for question in questions]
+        self.budgets.append(budget_s)
+        return [self.reply(question) for question in questions]
+
+    def close(self) -> None:
+        pass
+
+
+class Shelf:
+    """A source of models that are there already."""
+
+    def __init__(self, **models: Any):
+        self._models = models
+
+    def memory_bytes(self, name: str) -> int:
+        return 0
+
+    def free_bytes(self) -> int:
+        return 1
+
+    def open(self, name: str) -> Any:
+        return self._models[name]
+
+
+def perception(model: Any, settings: dict[str, Any] | None = None) -> Perception:
+    """A pipeline on one model for all tasks."""
+    return Perception(Config().updated(settings or {}), Models(dict.fromkeys(TASKS, "model"), Shelf(model=model)))
+
+
+def picture(level: int = 0, camera: Camera = CAMERA) -> np.ndarray:
+    """An image that is no other's."""
+    return np.full((camera.height, camera.width, 3), level, np.uint8)
+
+
+def frame(level: int = 0, source: str = "", camera: Camera = CAMERA, **changes: Any) -> Frame:
+    return replace(Frame(source, level, "optical", picture(level, camera), camera), **changes)
+
+
+def world(camera: Camera = CAMERA, poses: Sequence[np.ndarray] = (np.eye(4),)) -> TruthVLM:
+    """A wall 4 m before the origin, seen from poses that look straight at it; frame n shows what pose n sees."""
+    frames = {
+        truth.fingerprint(picture(level, camera)): TrueFrame(
+            camera, np.full((camera.height, camera.width), 4.0 - T[2, 3]), T
+        )
+        for level, T in enumerate(poses)
+    }
+    return TruthVLM(lambda image: frames[truth.fingerprint(image)])
+
+
+def shifted(x: float, y: float, z: float) -> np.ndarray:
+    T = np.eye(4)
+    T[:3, 3] = x, y, z
+    return T
+
+
+def metres(value: float, **more: Any) -> Reply:
+    return lambda question: Answer(depth.answer(value), 0.9, **more)
+
+
+# ---------------------------------------------------------------------------------------------------------- depth
+
+
+@pytest.mark.parametrize("max_tokens", [80, 300, 1600])
+@pytest.mark.parametrize(
+    "camera", [CAMERA, Camera(640, 480, 380.0, 400.0, 330.0, 250.0), Camera(96, 200, 70, 70, 50, 90)]
+)
+def test_a_wall_is_flat_whatever_the_size_at_which_the_model_sees_it(camera, max_tokens):
+    scene = perception(world(camera), {"camera.max_tokens": max_tokens}).perceive(frame(camera=camera), {"depth"})
+    assert np.abs(scene.depth.map.depth - 4.0).max() < 0.05
+    assert scene.depth.samples.z == pytest.approx(4.0, abs=0.02)
+    assert scene.depth.camera == camera
+    assert scene.tally.asked == len(scene.depth.samples.z)
+    assert not scene.tally.refused
+
+
+def test_rays_bend_a_wall_where_the_answer_is_z():
+    """A model of z, read as one of rays, loses 1 / sqrt(1 + x² + y²) towards the corners; and the other way round."""
+    model = Scripted(metres(4.0))
+    seen = unified(CAMERA, 1000.0, 1600)
+    for answer, bent in (("z", False), ("ray", True)):
+        samples = perception(model, {"depth.answer": answer}).perceive(frame(), {"depth"}).depth.samples
+        expected = 4.0 * seen.focal / 1000.0 * np.ones(len(samples.z))
+        if bent:
+            expected /= np.linalg.norm(taken_for(seen, 1000.0).rays(CAMERA.pixels_in(seen, samples.pixels)), axis=-1)
+        np.testing.assert_allclose(samples.z, expected)
+        assert (np.ptp(samples.z) > 0.3) == bent
+
+
+def test_a_model_shown_less_focal_length_sees_a_deeper_room():
+    """It knows how large things are, so a wall at 4 m lies at 4 · 1000 / 380 m for it, things on it where they were.
+
+    Rays to these places are what it answers: less oblique than the true ones.
+    """
+    camera, z, f = Camera(640, 480, 380.0, 380.0, 319.5, 239.5), 4.0, 380.0
+
+    def reply(question: Question) -> Answer:
+        x, y = (int(n) for n in question.text[question.text.index("(") + 1 : question.text.index(")")].split(", "))
+        aside, down = (x / 2000 * 640 - 319.5) / f * z, (y / 2000 * 480 - 239.5) / f * z
+        return Answer(depth.answer(float(np.linalg.norm([aside, down, z * 1000.0 / f]))), 1.0)
+
+    settings = {"camera.max_tokens": 300}  # 640x480 as it is
+    samples = perception(Scripted(reply), settings).perceive(frame(camera=camera), {"depth"}).depth.samples
+    np.testing.assert_allclose(samples.z, z, atol=0.003)
+
+
+def test_samples_are_where_they_were_asked():
+    """A reference number in the question, back to the image by the protocol: x / 2000 of the width the model sees."""
+    model = Scripted(metres(2.0))
+    samples = perception(model, {"depth.points": 60}).perceive(frame(), {"depth"}).depth.samples
+    seen = unified(CAMERA, 1000.0, 1600)
+    for text, pixel in zip(model.questions, samples.pixels, strict=True):
+        x, y = (int(number) for number in text[text.index("(") + 1 : text.index(")")].split(", "))
+        np.testing.assert_allclose(
+            (pixel + 0.5) / CAMERA.size, (np.array([x, y]) / 2000 * seen.size + 0.5) / seen.size, atol=1e-12
+        )
+    (looked,) = model.looks
+    assert [p.size for p in looked] == [seen.size]
+    assert samples.points(CAMERA)[:, 2] == pytest.approx(samples.z)
+
+
+def test_scale_multiplies_every_length():
+    one, two = (
+        perception(Scripted(metres(3.0)), {"depth.scale": scale}).perceive(frame(), {"depth"}).depth.samples.z
+        for scale in (1.0, 1.25)
+    )
+    np.testing.assert_allclose(two, 1.25 * one)
+
+
+def test_what_is_too_far_is_refused_and_counted():
+    scene = perception(Scripted(metres(50.0)), {"depth.max_m": 30.0}).perceive(frame(), {"depth"})
+    assert np.isnan(scene.depth.map.depth).all()
+    assert np.isnan(scene.depth.samples.z).all()
+    assert (scene.depth.samples.confidence == 0).all()
+    assert scene.tally.refused == {Reason.OUT_OF_RANGE: scene.tally.asked}
+    assert depth.answer(50.0) == scene.tally.examples[0].text
+
+
+def test_a_time_budget_leaves_a_coarse_map():
+    """The first 40 questions are answered: evenly spread, so that the map is whole but less sure."""
+    count = iter(range(10**6))
+    model = Scripted(lambda question: Answer(depth.answer(2.0), 0.9) if next(count) < 40 else None)
+    scene = perception(model, {"depth.budget_s": 0.5}).perceive(frame(), {"depth"})
+    assert model.budgets == [0.5]
+    assert scene.tally.refused == {Reason.NOT_ASKED: scene.tally.asked - 40}
+    assert np.isfinite(scene.depth.samples.z).sum() == 40
+    assert np.isfinite(scene.depth.map.depth).mean() > 0.95
+    answered = scene.depth.samples.pixels[np.isfinite(scene.depth.samples.z)]
+    assert (np.ptp(answered, axis=0) > 0.75 * np.array(CAMERA.size)).all()
+    assert perception(Scripted(metres(2.0))).perceive(frame(), {"depth"})
+    unlimited = Scripted(metres(2.0))
+    perception(unlimited).perceive(frame(), {"depth"})
+    assert unlimited.budgets == [None]
+
+
+TWO_SURFACES = Distribution(np.array([1.9, 2.0, 2.1, 6.0, 6.1]), np.array([0.1, 0.15, 0.15, 0.3, 0.25]))
+
+
+@pytest.mark.parametrize(
+    ("statistic", "value", "confidence"), [("greedy", 2.0, 0.4), ("median", 6.0, 0.55), ("mode", 6.0, 0.55)]
+)
+def test_the_value_taken_from_a_distribution(statistic, value, confidence):
+    """Greedy digits may follow the lighter of two surfaces; median and mode never lie in the air between them."""
+    settings = {"depth.statistic": statistic, "depth.answer": "z"}
+    model = Scripted(metres(2.0, numbers=(TWO_SURFACES,)))
+    samples = perception(model, settings).perceive(frame(), {"depth"}).depth.samples
+    factor = unified(CAMERA, 1000.0, 1600).focal / 1000.0
+    np.testing.assert_allclose(samples.z, value * factor)
+    np.testing.assert_allclose(samples.confidence, confidence)
+    np.testing.assert_allclose(samples.spread, 0.5 * (6.1 - 2.0) * factor)
+
+
+def test_mode_is_the_heavier_surface_even_where_the_median_is_not():
+    spread = Distribution(np.array([1.0, 3.0, 9.0, 9.1, 9.2]), np.array([0.3, 0.3, 0.14, 0.13, 0.13]))
+    model = Scripted(metres(1.0, numbers=(spread,)))
+    z = [
+        perception(model, {"depth.statistic": name, "depth.answer": "z"})
+        .perceive(frame(), {"depth"})
+        .depth.samples.z[0]
+        for name in ("median", "mode")
+    ]
+    np.testing.assert_allclose(np.array(z) * 1000.0 / unified(CAMERA, 1000.0, 1600).focal, [3.0, 9.1])
+
+
+def test_an_answer_without_a_distribution_has_no_spread_and_its_own_probability():
+    samples = (
+        perception(Scripted(metres(2.0)), {"depth.statistic": "median"}).perceive(frame(), {"depth"}).depth.samples
+    )
+    assert np.isnan(samples.spread).all()
+    assert (samples.confidence == 0.9).all()
+
+
+@pytest.mark.parametrize("text", ["I cannot tell.", "<answer> -1 </answer>", "<answer> 0.0 </answer>", ""])
+def test_answers_without_a_value_are_no_depth(text):
+    scene = perception(Scripted(lambda question: Answer(text, 1.0))).perceive(frame(), {"depth"})
+    assert np.isnan(scene.depth.map.depth).all()
+    assert (scene.depth.map.confidence == 0).all()
+    assert sum(scene.tally.refused.values()) == scene.tally.asked == len(scene.depth.samples.z)
+    assert len(scene.tally.examples) == 3
+
+
+def test_what_the_raw_image_does_not_show_is_neither_asked_nor_known():
+    valid = np.ones((120, 160), bool)
+    valid[:, :50] = False
+    model = world()
+    settings = {"depth.max_width": 80}  # the depth image is smaller than the mask
+    scene = perception(model, settings).perceive(frame(valid=valid), {"depth"})
+    unmasked = perception(model, settings).perceive(frame(), {"depth"})
+    assert scene.tally.asked < unmasked.tally.asked
+    assert (scene.depth.samples.pixels[:, 0] > 49.0).all()
+    known = np.isfinite(scene.depth.map.depth)
+    assert not known[:, :24].any()
+    assert known[:, 26:].all()
+    assert (scene.depth.map.confidence[~known] == 0).all()
+
+
+def test_large_images_get_a_smaller_depth_image_with_its_own_camera():
+    scene = perception(world(), {"depth.max_width": 100}).perceive(frame(), {"depth"})
+    assert scene.depth.camera == CAMERA.resized(100, 75)
+    assert scene.depth.map.depth.shape == scene.depth.image.shape[:2] == (75, 100)
+    assert scene.depth.samples.pixels.max() > 100  # samples stay in pixels of the frame
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (641, 5)])
+def test_images_of_any_size_are_perceived(size):
+    camera = Camera(*size, 100.0, 100.0, size[0] / 2 - 0.5, size[1] / 2 - 0.5)
+    scene = perception(world(camera)).perceive(frame(camera=camera), {"depth", "matches", "pose"})
+    assert scene.depth.map.depth == pytest.approx(4.0, abs=0.1)
+
+
+# -------------------------------------------------------------------------------------------------- looks and models
+
+
+def test_tasks_of_one_checkpoint_share_one_look():
+    model = Scripted(lambda q: Answer("[]" if "Locate" in q.text else depth.answer(2.0), 1.0))
+    models = Models(dict.fromkeys(TASKS, "model"), Shelf(model=model))
+    eyes = Perception(Config(), models)
+    eyes.perceive(frame(), {"depth", "objects"})
+    assert len(model.looks) == 1
+    eyes.perceive(frame(1), {"depth", "objects"})
+    assert len(model.looks) == 2  # a new frame, a new look
+    assert models.status()[0].looks == 2
+
+
+def test_tasks_of_two_checkpoints_look_once_each():
+    seer, namer = Scripted(metres(2.0)), Scripted(lambda question: Answer("[]", 1.0))
+    names = {"depth": "seer", "grounding": "namer"}
+    Perception(Config(), Models(names, Shelf(seer=seer, namer=namer))).perceive(frame(), {"depth", "objects"})
+    assert (len(seer.looks), len(namer.looks)) == (1, 1)
+    assert all("how far" in text for text in seer.questions)
+
+
+def test_only_what_is_wanted_is_asked():
+    model = Scripted(metres(2.0))
+    scene = perception(model).perceive(frame(), set())
+    assert (scene.depth, scene.objects, scene.matches, scene.pose) == (None, None, None, None)
+    assert not model.looks
+
+
+def test_a_task_without_a_checkpoint_says_so():
+    eyes = Perception(Config(), Models({"depth": "model"}, Shelf(model=Scripted(metres(2.0)))))
+    with pytest.raises(ModelError, match="grounding"):
+        eyes.perceive(frame(), {"objects"})
+
+
+# --------------------------------------------------------------------------------------------------------- objects
+
+
+def labelled(text: str) -> Reply:
+    """``text`` to the grounding question, 2 m to all others."""
+    return lambda q: Answer(text, 0.7) if "Locate" in q.text else Answer(depth.answer(2.0), 0.9)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "refused"),
+    [
+        ("[]", [], {}),
+        ("There is nothing.", None, {Reason.UNPARSED: 1}),
+        ('[{"bbox_2d": [1, 2, 3, 4], "label": "dragon"}]', None, {Reason.OUT_OF_RANGE: 1}),
+    ],
+)
+def test_nothing_there_is_an_empty_list_and_no_answer_is_none(text, expected, refused):
+    scene = perception(Scripted(labelled(text))).perceive(frame(), {"objects"})
+    assert scene.objects == expected
+    assert scene.tally.refused == refused
+
+
+def test_at_most_so_many_boxes_are_lifted():
+    boxes = [Box2D("chair", 100 * i, 100, 100 * i + 80, 900) for i in range(10)]
+    counts = []
+    for limit in (2, 20):
+        model = Scripted(labelled(grounding.answer(boxes)))
+        scene = perception(model, {"objects.max_boxes": limit, "objects.points": 16}).perceive(frame(), {"objects"})
+        assert scene.objects is not None
+        counts.append(sum("how far" in text for text in model.questions))
+    assert counts[1] == pytest.approx(5 * counts[0], rel=0.1)
+
+
+def test_depth_is_asked_in_and_around_each_box():
+    model = Scripted(labelled(grounding.answer([Box2D("chair", 500, 250, 750, 500)])))
+    perception(model).perceive(frame(), {"objects"})
+    asked = [t[t.index("(") + 1 : t.index(")")].split(", ") for t in model.questions if "how far" in t]
+    x, y = np.array(asked, float).T / 2000
+    within = (x > 0.5) & (x < 0.75) & (y > 0.25) & (y < 0.5)
+    assert within.mean() > 0.5
+    assert (~within).sum() > 10
+    assert x.min() > 0.4
+    assert x.max() < 0.85
+    assert x[within].mean() == pytest.approx(0.625, abs=0.01)
+    assert y[within].mean() == pytest.approx(0.375, abs=0.01)
+
+
+# ------------------------------------------------------------------------------------------------------------- ask
+
+
+def test_a_question_about_regions_is_asked_in_reference_numbers():
+    model = Scripted(lambda question: Answer("Yes.", 0.8))
+    answer = perception(model).ask(frame(), "Is <region 2> behind <region 1>?", [(40, 30, 80, 60), (-9, 0, 500, 119)])
+    assert answer == Answer("Yes.", 0.8)
+    (text,) = model.questions
+    first, second = ([int(n) for n in part.split(")")[0].split(", ")] for part in text.split("(")[2:0:-1])
+    assert first == pytest.approx([250, 250, 500, 500], abs=4)
+    assert second == pytest.approx([0, 0, 999, 995], abs=4)
+
+
+@pytest.mark.parametrize(
+    ("text", "regions", "said"),
+    [("Is <region 1> red?", [], "region 1"), ("Is <region 1> red?", [(0, float("nan"), 1, 1)], "NaN")],
+)
+def test_questions_that_cannot_be_asked(text, regions, said):
+    with pytest.raises(ValueError, match=said):
+        perception(Scripted(metres(1.0))).ask(frame(), text, regions)
+
+
+# --------------------------------------------------------------------------------------------------------- matches
+
+
+def test_matches_are_with_the_frame_before_of_the_same_camera():
+    model = world(poses=[shifted(0.1 * i, 0, 0) for i in range(4)])
+    eyes = perception(model, {"matches.points": 30})
+    first = frame(0, "left")
+    assert eyes.perceive(first, {"matches"}).matches is None
+    assert eyes.perceive(frame(1, "right"), {"matches"}).matches is None
+    found = eyes.perceive(frame(2, "left"), {"matches"}).matches
+    assert found.first is first
+    moved = found.pixels_first - found.pixels
+    assert len(moved) > 20
+    bin_px = 2 * 160 / 1000
+    np.testing.assert_allclose(moved[:, 0], 0.2 / 4.0 * CAMERA.fx, atol=bin_px)
+    np.testing.assert_allclose(moved[:, 1], 0.0, atol=bin_px)
+    assert len(found.confidence) == len(moved)
+    again = eyes.perceive(frame(3, "left"), {"matches"}).matches
+    assert again.first.stamp == 2
+
+
+def test_a_match_at_the_far_border_is_a_pixel_of_the_image():
+    eyes = perception(Scripted(lambda question: Answer(matching.answer(1000, 0), 0.5)))
+    eyes.perceive(frame(), {"matches"})
+    found = eyes.perceive(frame(1), {"matches"}).matches
+    assert (np.rint(found.pixels) < CAMERA.size).all()
+    assert (found.pixels >= 0).all()
+    assert found.pixels[:, 0] == pytest.approx(159, abs=0.5)
+
+
+def test_matches_that_are_refused_are_counted():
+    eyes = perception(Scripted(lambda question: Answer("nowhere", 0.5)))
+    eyes.perceive(frame(), {"matches"})
+    scene = eyes.perceive(frame(1), {"matches"})
+    assert scene.matches.pixels.shape == scene.matches.pixels_first.shape == (0, 2)
+    assert scene.tally.refused == {Reason.UNPARSED: scene.tally.asked}
+
+
+# ------------------------------------------------------------------------------------------------------------ pose
+
+PATH = [np.eye(4)]
+for _ in range(12):
+    PATH.append(PATH[-1] @ shifted(0.05, 0.0, 0.1))
+
+
+@pytest.mark.parametrize("max_tokens", [80, 1600])
+def test_the_pose_follows_the_path(max_tokens):
+    eyes = perception(world(poses=PATH), {"camera.max_tokens": max_tokens})
+    scenes = [eyes.perceive(frame(level), {"pose"}) for level in range(len(PATH))]
+    for scene, T in zip(scenes, PATH, strict=True):
+        np.testing.assert_allclose(scene.pose.T, T, atol=0.03)
+    assert not scenes[0].tally.asked  # nothing to compare with: the origin, without error
+    assert (scenes[0].pose.covariance == 0).all()
+    sizes = [np.trace(scene.pose.covariance) for scene in scenes]
+    assert sizes[1] < sizes[-1]
+
+
+def scripted_poses(answers: dict[int, Sequence[str]]) -> Scripted:
+    """Answers to the four questions by the number of the second picture; for all others, the same place."""
+    still = pose.answers(PoseAnswer(0.0, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 0.0))
+    texts = [question.text for question in pose.QUESTIONS]
+    model = Scripted(lambda question: None)
+
+    def reply(question: Question) -> Answer:
+        if question.text not in texts:
+            return Answer(matching.answer(500, 500), 1.0)
+        level = int(model.looks[-1][1].pixels[0, 0, 0])
+        return Answer(answers.get(level, still)[texts.index(question.text)], 1.0)
+
+    model.reply = reply
+    return model
+
+
+def one_metre(yaw: float = 0.0, angle: float = 0.0) -> tuple[str, ...]:
+    return pose.answers(PoseAnswer(angle, (yaw, 0.0, 0.0), (0.0, 0.0, 1.0), 1.0))
+
+
+def test_refused_answers_give_no_pose_and_leave_the_keyframe():
+    model = scripted_poses({1: ("?",) * 4, 2: one_metre()})
+    eyes = perception(model)
+    scenes = [eyes.perceive(frame(level), {"pose"}) for level in range(4)]
+    assert scenes[1].pose is None
+    assert scenes[1].tally.refused == {Reason.UNPARSED: 1}
+    focal = unified(CAMERA, 750.0, 1600).focal / 750.0
+    np.testing.assert_allclose(scenes[2].pose.T[:3, 3], [0, 0, focal])
+    assert [int(pictures[0].pixels[0, 0, 0]) for pictures in model.looks] == [0, 0, 2]
+
+
+@pytest.mark.parametrize(("angle", "agrees"), [(30.0, True), (21.0, True), (19.0, False), (41.0, False)])
+def test_answers_that_contradict_each_other_are_refused(angle, agrees):
+    eyes = perception(scripted_poses({1: one_metre(yaw=30.0, angle=angle)}), {"pose.max_disagreement_deg": 10.0})
+    eyes.perceive(frame(), {"pose"})
+    scene = eyes.perceive(frame(1), {"pose"})
+    assert (scene.pose is not None) == agrees
+    assert scene.tally.refused == ({} if agrees else {Reason.INCONSISTENT: 1})
+    if agrees:
+        turned = Rotation.from_matrix(scene.pose.T[:3, :3]).as_rotvec(degrees=True)
+        np.testing.assert_allclose(turned, [0, 30.0, 0], atol=1e-6)
+
+
+def test_lost_tracking_starts_anew_from_the_frame_at_hand():
+    model = scripted_poses(dict.fromkeys((2, 3, 4), ("?",) * 4) | {1: one_metre(), 5: one_metre()})
+    eyes = perception(model, {"pose.lost_after": 3})
+    scenes = [eyes.perceive(frame(level), {"pose"}) for level in range(6)]
+    assert [scene.pose is None for scene in scenes] == [False, False, True, True, True, False]
+    keyframes = [int(pictures[0].pixels[0, 0, 0]) for pictures in model.looks]
+    assert keyframes == [0, 1, 1, 1, 4]
+    focal = unified(CAMERA, 750.0, 1600).focal / 750.0
+    np.testing.assert_allclose(scenes[5].pose.T[:3, 3], [0, 0, 2 * focal])  # no jump to the origin
+    assert (np.diag(scenes[5].pose.covariance) >= LOST_VARIANCE).all()
+    assert np.diag(scenes[1].pose.covariance).max() < 1.0
+
+
+def test_a_good_frame_in_between_is_no_loss():
+    model = scripted_poses(dict.fromkeys((1, 2, 4, 5), ("?",) * 4))
+    eyes = perception(model, {"pose.lost_after": 3})
+    for level in range(7):
+        last = eyes.perceive(frame(level), {"pose"})
+    assert {int(pictures[0].pixels[0, 0, 0]) for pictures in model.looks} == {0}
+    assert np.diag(last.pose.covariance).max() < 1.0
+
+
+def test_cameras_do_not_mix():
+    eyes = perception(scripted_poses({2: one_metre(), 3: one_metre()}))
+    for level, source in enumerate(["left", "right"]):
+        assert (np.eye(4) == eyes.perceive(frame(level, source), {"pose"}).pose.T).all()
+    focal = unified(CAMERA, 750.0, 1600).focal / 750.0
+    for level, source in ((2, "left"), (3, "right")):
+        here = eyes.perceive(frame(level, source), {"pose", "matches"})
+        np.testing.assert_allclose(here.pose.T[:3, 3], [0, 0, focal])
+        assert here.matches.first.source == source
+
+
+def test_forgetting_a_camera_starts_it_anew_and_no_other():
+    eyes = perception(scripted_poses(dict.fromkeys(range(2, 9), one_metre())))
+    for level, source in enumerate(["left", "right", "left", "right"]):
+        eyes.perceive(frame(level, source), {"pose"})
+    eyes.forget("left")
+    eyes.forget("never seen")
+    left, right = (eyes.perceive(frame(4, source), {"pose", "matches"}) for source in ("left", "right"))
+    np.testing.assert_array_equal(left.pose.T, np.eye(4))
+    assert left.matches is None
+    assert right.pose.T[2, 3] > 1.0
+    assert right.matches is not None
+
+
+def test_a_chain_with_a_gap_is_no_odometry():
+    eyes = perception(scripted_poses(dict.fromkeys(range(1, 9), one_metre())))
+    for level, wanted in enumerate([{"pose"}, {"pose"}, set()]):
+        eyes.perceive(frame(level), wanted)
+    np.testing.assert_array_equal(eyes.perceive(frame(4), {"pose"}).pose.T, np.eye(4))
+
+
+def test_settings_may_change_between_frames():
+    eyes = perception(Scripted(metres(2.0)))
+    before = eyes.perceive(frame(), {"depth"})
+    eyes.config = eyes.config.updated({"depth.points": 40})
+    after = eyes.perceive(frame(1), {"depth"})
+    assert after.tally.asked == pytest.approx(40, rel=0.2)
+    assert before.tally.asked > 300
+
+
+def test_the_time_of_every_stage_is_told():
+    eyes = perception(world(poses=PATH[:2]))
+    eyes.perceive(frame(), {"pose", "matches"})
+    scene = eyes.perceive(frame(1), {"depth", "pose", "matches", "objects"})
+    assert scene.tally.seconds.keys() == {"depth", "pose", "matches", "objects"}
+    assert all(seconds > 0 for seconds in scene.tally.seconds.values())
+    assert isinstance(scene, Scene)

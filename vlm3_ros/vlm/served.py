@@ -1,0 +1,166 @@
+"""Models behind an OpenAI-compatible server (vLLM, SGLang): the same look and ask, on any number of machines.
+
+Every question is a request of its own, the pictures first and the text behind them, so that all share what the server
+keeps of the start of prompts (prefix caching) and run there together (continuous batching).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from vlm3_ros.tasks import Question
+from vlm3_ros.vlm.client import Client, Refused, TimeUp
+from vlm3_ros.vlm.interface import Answer, ModelError, Picture
+from vlm3_ros.vlm.jpeg import encode
+
+log = logging.getLogger(__name__)
+
+IN_FLIGHT = 64  # requests at a time: what fills a server's batch, and no queue worth mentioning behind it
+
+Part = dict[str, Any]  # of a chat message: a picture or a text
+
+
+class ServedSource:
+    """A `Source` of models by ``http://host:port#model``; ``#model`` may be left out where a server has only one.
+
+    ``in_flight`` bounds how many questions are asked at a time; 0 stands for `IN_FLIGHT`.
+    """
+
+    def __init__(self, in_flight: int = 0):
+        self._in_flight = in_flight or IN_FLIGHT
+        self._seen: set[str] = set()
+
+    def memory_bytes(self, name: str) -> int:
+        """0: it lives elsewhere. Raises ModelError where its server does not answer for it, unless it once did."""
+        if name not in self._seen:
+            self.open(name).close()
+        return 0
+
+    def free_bytes(self) -> int:
+        return 0
+
+    def open(self, name: str) -> ServedVLM:
+        url, _, model = name.partition("#")
+        served = ServedVLM(Client(url), model, self._in_flight)
+        self._seen.add(name)
+        return served
+
+
+class ServedVLM:
+    """A `VLM` on a server. Raises ModelError unless the server answers a question of one word when this is made."""
+
+    def __init__(self, client: Client, model: str = "", in_flight: int = IN_FLIGHT):
+        self._client = client
+        self.in_flight = in_flight
+        owners = self._owners()
+        self._model = model or self._only(owners)
+        self.keeps_pictures = owners.get(self._model) == "vllm"
+        answer = self.answer([{"type": "text", "text": "Hello"}], 1)
+        if math.isnan(answer.probability):
+            log.warning("%s gives no log-probabilities: how sure its answers are stays unknown", client.url)
+
+    @contextmanager
+    def look(self, pictures: Sequence[Picture]) -> Iterator[ServedView]:
+        yield ServedView(self, [encode(picture) for picture in pictures])
+
+    def close(self) -> None:
+        self._client.close()
+
+    def answer(self, content: Sequence[Part], max_tokens: int, deadline: float = math.inf) -> Answer:
+        """The answer to one user message. Raises ModelError, and TimeUp at ``deadline`` (of the monotonic clock)."""
+        request = {
+            "model": self._model,
+            "messages": [{"role": "user", "content": content}],
+            "max_tokens": max_tokens,
+            "temperature": 0,
+            "top_p": 1,
+            "logprobs": True,
+        }
+        try:
+            reply = self._client.post("/chat/completions", request, deadline)
+        except Refused as refusal:
+            if refusal.status != 404:
+                raise
+            served = ", ".join(self._owners()) or "nothing that it lists"
+            raise ModelError(f"{refusal} It serves: {served}.") from refusal
+        try:
+            return _read(reply)
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise ModelError(
+                f"{self._client.url} answers, but not in the form of OpenAI's chat completions"
+            ) from error
+
+    def _owners(self) -> dict[str, str]:
+        """Who offers each of the listed models; empty where the server lists none."""
+        try:
+            return {model["id"]: model.get("owned_by", "") for model in self._client.get("/models")["data"]}
+        except (Refused, KeyError, TypeError, AttributeError):
+            return {}
+
+    def _only(self, owners: dict[str, str]) -> str:
+        if len(owners) != 1:
+            raise ModelError(
+                f"{self._client.url} serves {', '.join(owners) or 'no model that it lists'}: "
+                f"say which one is meant, as in {self._client.url}#{next(iter(owners), 'model')}"
+            )
+        return next(iter(owners))
+
+
+class ServedView:
+    """Pictures that go along with each question, or by name where the server keeps them."""
+
+    def __init__(self, served: ServedVLM, jpegs: Sequence[bytes]):
+        self._served = served
+        self._is_cached = False  # the server has answered about these pictures
+        self._is_kept = served.keeps_pictures
+        self._whole: list[Part] = []
+        self._named: list[Part] = []
+        for jpeg in jpegs:
+            url = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+            name = {"uuid": hashlib.sha256(jpeg).hexdigest()} if served.keeps_pictures else {}
+            self._whole.append({"type": "image_url", "image_url": {"url": url}, **name})
+            self._named.append({"type": "image_url", "image_url": None, **name})
+
+    def ask(self, questions: Sequence[Question], budget_s: float | None = None) -> list[Answer | None]:
+        deadline = math.inf if budget_s is None else time.monotonic() + budget_s
+        alone = 0 if self._is_cached else 1  # the first question computes what all others share
+        answers = [self._ask(question, deadline) for question in questions[:alone]]
+        with ThreadPoolExecutor(self._served.in_flight) as pool:
+            answers += pool.map(lambda question: self._ask(question, deadline), questions[alone:])
+        return answers
+
+    def _ask(self, question: Question, deadline: float) -> Answer | None:
+        if time.monotonic() >= deadline:
+            return None
+        try:
+            if self._is_cached and self._is_kept:
+                try:
+                    return self._answer(self._named, question, deadline)
+                except Refused:  # forgotten meanwhile, or another machine answers
+                    self._is_kept = False
+            answer = self._answer(self._whole, question, deadline)
+        except TimeUp:
+            return None
+        self._is_cached = True
+        return answer
+
+    def _answer(self, pictures: list[Part], question: Question, deadline: float) -> Answer:
+        return self._served.answer(
+            [*pictures, {"type": "text", "text": question.text}], question.max_tokens, deadline
+        )
+
+
+def _read(reply: Any) -> Answer:
+    """One choice with its log-probabilities; a probability of NaN where the server gives none."""
+    choice = reply["choices"][0]
+    logs = [token["logprob"] for token in (choice.get("logprobs") or {}).get("content") or []]
+    tokens = len(logs) or (reply.get("usage") or {}).get("completion_tokens", 0)
+    return Answer(choice["message"]["content"] or "", math.exp(sum(logs)) if logs else math.nan, tokens=tokens)
