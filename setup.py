@@ -1,8 +1,8 @@
 """pip's view of the package; colcon goes by package.xml and CMakeLists.txt.
 
 Built in an environment with ROS 2 (`pip install --no-build-isolation .`), the wheel holds all that CMake installs,
-generated messages included. Anywhere else it holds the Python modules and the data files below: enough for bags,
-data sets and training, without a node.
+generated messages included. Anywhere else it holds the Python modules and the data files below: everything but
+the messages and what needs them.
 """
 
 import importlib.util

@@ -5,13 +5,16 @@ Their answers are garbage, the way to them is not. `plant` fits the head of one 
 
 from __future__ import annotations
 
+import atexit
 import base64
 import importlib.util
 import json
 import math
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -79,6 +82,14 @@ def make(
     model.save_pretrained(folder)
     (folder / "generation_config.json").write_text(json.dumps(generation_config(tokenizer)))
     return folder
+
+
+@cache
+def loaded(size: Size = TINY, seed: int = 0, precision: str = "fp32") -> Checkpoint:
+    """A random checkpoint, made and loaded once a test run."""
+    folder = Path(tempfile.mkdtemp(prefix="vlm3_checkpoint_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return load(str(make(folder, size, seed)), "cpu", precision)
 
 
 def write_processor(folder: Path, tokenizer: Path) -> None:

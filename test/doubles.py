@@ -1,7 +1,8 @@
 """Stand-ins for a model that are slow, stuck or failing when a test says so; what they see is a wall.
 
-A picture whose first pixel has the red value b (0 … 255) shows a wall b / 50 metres away, so answers tell pictures
-and cameras apart. A free question is answered with its own text.
+A picture whose first pixel has the red value r (0 … 255) shows a wall r / 50 metres away, so answers tell pictures
+and cameras apart; its green value g says that the camera has moved g / 50 metres ahead. A free question is answered
+with its own text.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ METRES_PER_LEVEL = 1 / 50
 
 
 def wall(image: np.ndarray) -> TrueFrame:
-    """What a picture of one colour shows to a camera that never moves."""
+    """What a picture of one colour shows."""
     height, width, _ = image.shape
     f = FOCAL * width
     camera = Camera(width, height, f, f, (width - 1) / 2, (height - 1) / 2)
-    return TrueFrame(camera, np.broadcast_to(image[0, 0, 0] * METRES_PER_LEVEL, (height, width)), np.eye(4))
+    distance, ahead, _ = image[0, 0] * METRES_PER_LEVEL
+    T_world_camera = np.eye(4)
+    T_world_camera[2, 3] = ahead
+    return TrueFrame(camera, np.broadcast_to(distance, (height, width)), T_world_camera)
 
 
 class Wall:

@@ -36,6 +36,11 @@ FAST = {"depth.points": 12, "objects.points": 16}  # enough for a wall
 _names = itertools.count()
 
 
+def unique_namespace() -> str:
+    """A namespace that no other test uses."""
+    return f"/test_{next(_names)}"
+
+
 def header(stamp: int, frame_id: str = FRAME) -> Header:
     """A header with a stamp in nanoseconds."""
     message = Header(frame_id=frame_id)
@@ -48,9 +53,9 @@ def stamp(message: Any) -> int:
     return message.header.stamp.sec * SECOND + message.header.stamp.nanosec
 
 
-def picture(level: int = 100, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """RGB of one grey level."""
-    return np.full((size[1], size[0], 3), level, np.uint8)
+def picture(level: int = 100, size: tuple[int, int] = SIZE, ahead: int = 100) -> np.ndarray:
+    """RGB [height, width, 3] of one colour: how far the wall is, and how far the camera has moved (see doubles)."""
+    return np.full((size[1], size[0], 3), (level, ahead, 0), np.uint8)
 
 
 def image(stamp: int, pixels: np.ndarray | None = None, **fields: Any) -> Image:
@@ -237,9 +242,8 @@ class Peer:
 class Live:
     """A node in a thread of this process, its `Wall`, and a `Peer`."""
 
-    def __init__(self, parameters: dict[str, object] | None = None, activate: bool = True):
-        number = next(_names)
-        self.namespace = f"/test_{number}"
+    def __init__(self, parameters: dict[str, object] | None, activate: bool, namespace: str):
+        self.namespace = namespace
         self.wall = doubles.shared(self.namespace)
         self.peer = Peer(self.namespace)
         self._context = rclpy.Context()
@@ -284,9 +288,9 @@ class Live:
 
 
 @contextmanager
-def live(parameters: dict[str, object] | None = None, activate: bool = True) -> Iterator[Live]:
+def live(parameters: dict[str, object] | None = None, activate: bool = True, namespace: str = "") -> Iterator[Live]:
     """A `Live` that is closed at the end."""
-    running = Live(parameters, activate)
+    running = Live(parameters, activate, namespace or unique_namespace())
     try:
         yield running
     finally:

@@ -1,4 +1,4 @@
-"""3D boxes from depth answers: overlap, planes, sampling and fits, on scenes made here and on recorded ones."""
+"""3D boxes from depth answers: planes, sampling and fits, on scenes made here and on recorded ones."""
 
 from __future__ import annotations
 
@@ -23,59 +23,6 @@ CAMERA = Camera(320, 240, 275.0, 275.0, 159.5, 119.5)
 RAYS = CAMERA.rays(np.stack(np.meshgrid(np.arange(320), np.arange(240)), axis=-1))
 UP = np.array([0.0, -1.0, 0.0])
 COUNT = 120
-
-
-def cube(size=(1.0, 1.0, 1.0), center=(0.0, 0.0, 0.0), rotation=None) -> Box3D:
-    return Box3D("cube", 1.0, np.array(center), np.array(size), np.eye(3) if rotation is None else rotation)
-
-
-# ------------------------------------------------------------------------------------------------------ overlap
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "iou"),
-    [
-        (cube(), cube(), 1.0),
-        (cube(), cube(center=(0.5, 0.0, 0.0)), 1 / 3),
-        (cube(), cube(center=(0.5, 0.5, 0.5)), 0.125 / 1.875),
-        (cube(), cube(size=(0.5, 0.5, 0.5), center=(0.1, -0.2, 0.2)), 0.125),
-        (cube(size=(2.0, 0.1, 0.1)), cube(size=(0.1, 2.0, 0.1)), 0.001 / 0.039),  # a cross: no corner in the other
-        (cube(), cube(center=(1.0, 0.0, 0.0)), 0.0),  # a common face
-        (cube(), cube(center=(1.0, 1.0, 1.0)), 0.0),  # a common corner
-        (cube(), cube(center=(5.0, 0.0, 0.0)), 0.0),
-        (cube(size=(1.0, 1.0, 1e-6)), cube(size=(1.0, 0.5, 1e-6)), 0.5),
-        # two squares at 45° share an octagon of area 2 (√2 - 1)
-        (cube(), cube(rotation=Rotation.from_euler("z", 45, degrees=True).as_matrix()), 1 / math.sqrt(2)),
-    ],
-)
-def test_iou_of_known_shapes(a, b, iou):
-    assert a.iou(b) == pytest.approx(iou, abs=1e-6)
-    assert b.iou(a) == pytest.approx(iou, abs=1e-6)
-
-
-def random_box(rng) -> Box3D:
-    rotation = Rotation.from_quat(rng.normal(size=4)).as_matrix()
-    return cube(rng.uniform(0.1, 1.5, 3), rng.normal(0.0, 0.3, 3), rotation)
-
-
-@given(st.integers(0, 2**32 - 1))
-@settings(max_examples=40, deadline=None)
-def test_iou_agrees_with_monte_carlo_and_does_not_depend_on_the_frame(seed):
-    rng = np.random.default_rng(seed)
-    a, b = random_box(rng), random_box(rng)
-    inside_a = a.center + (rng.uniform(-0.5, 0.5, (40_000, 3)) * a.size) @ a.rotation.T
-    common = a.volume() * np.mean(np.all(np.abs(b.to_unit(inside_a)) <= 0.5, axis=1))
-    assert a.iou(b) == pytest.approx(common / (a.volume() + b.volume() - common), abs=0.015)
-    turn, shift = Rotation.from_quat(rng.normal(size=4)).as_matrix(), rng.normal(size=3)
-    moved = [replace(x, center=turn @ x.center + shift, rotation=turn @ x.rotation) for x in (a, b)]
-    assert moved[0].iou(moved[1]) == pytest.approx(b.iou(a), abs=1e-9)
-
-
-def test_corners_are_the_ends_of_the_box_axes():
-    box = random_box(np.random.default_rng(0))
-    along = (box.corners() - box.center) @ box.rotation
-    np.testing.assert_allclose(np.abs(along), np.tile(box.size / 2, (8, 1)))
-    assert len(np.unique(np.sign(along), axis=0)) == 8
 
 
 # ------------------------------------------------------------------------------------------------------- scenes
@@ -171,11 +118,11 @@ class Setting:
         background = [to_plane(up, floor), to_plane(ahead, behind)]
         if self.table:
             top = place * [1, 1, 0] + [*rng.uniform(-0.2, 0.2, 2), floor + self.table - 0.02]
-            background.append(to_box(cube((1.6, 1.2, 0.04), level @ top, level)))
+            background.append(to_box(Box3D("table", 1.0, level @ top, np.array([1.6, 1.2, 0.04]), level)))
         if self.occluder:
             beside = [rng.choice([-0.4, 0.4]) * size[0], -np.hypot(*size[:2]) / 2 - 0.2, floor + 0.2 * size[2]]
             block = size * [0.4, 0.0, 0.4] + [0.0, 0.1, 0.0]
-            background.append(to_box(cube(block, level @ (place * [1, 1, 0] + beside), level)))
+            background.append(to_box(Box3D("block", 1.0, level @ (place * [1, 1, 0] + beside), block, level)))
         thing, rest = (to_ball if self.is_ball else to_box)(truth), np.min(background, axis=0)
         rows, columns = np.nonzero(thing < rest)
         if len(rows) < 200:
@@ -205,10 +152,10 @@ def test_noise_is_found_from_the_answers_alone(noise, rng):
     assert np.median(found) == pytest.approx(noise, rel=0.3, abs=0.005)
 
 
-@pytest.mark.parametrize(("noise", "error_deg"), [(0.0, 0.2), (0.02, 2.0), (0.05, 8.0)])
+@pytest.mark.parametrize(("noise", "error_deg"), [(0.0, 0.2), (0.02, 2.0), (0.05, 4.0)])
 def test_gravity_comes_from_the_floor(noise, error_deg, rng):
     grid = np.mgrid[8:320:16, 8:240:16].reshape(2, -1).T
-    for seed in range(12):
+    for seed in range(30):
         scene = Setting(pitch=(0.0, 20.0)).scene(seed)
         up = planes.up_from_floor(scene.points(grid, noise, rng)[0])
         assert np.linalg.norm(up) == pytest.approx(1.0)

@@ -21,7 +21,7 @@ from rosbags.highlevel import AnyReader
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from vlm3_ros.geometry.boxes import Box3D
+from vlm3_ros.geometry.box3d import Box3D
 
 FRAME = "camera_color_optical_frame"
 OUTPUTS = {

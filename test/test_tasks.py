@@ -532,6 +532,7 @@ def test_blanks_between_number_and_words():
     assert grammar.read("about 3.5 meters") == (3.5,)
     assert grammar.spans("about 3.5 meters") == ((6, 9),)
     assert grammar.spans("no number") == ()
+    assert Grammar((Number(1), " ", Number(1))).read("1 2") == (1.0, 2.0)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import numpy as np
 
 from vlm3_ros.camera import Camera, from_references, metric_scale, taken_for
 from vlm3_ros.geometry import motion
-from vlm3_ros.geometry.boxes import Box3D
+from vlm3_ros.geometry.box3d import Box3D
 from vlm3_ros.sim.tour import Tour, true_boxes
 from vlm3_ros.tasks import Question, depth, grounding, matching, pose
 from vlm3_ros.vlm import Answer, Picture

@@ -135,7 +135,7 @@ def _best(candidates: np.ndarray, points: np.ndarray, noise: float, opaque: bool
     error = (candidates @ points.T - 1.0) / _tolerance(candidates, noise)[:, None]
     score = (1.0 - error**2).clip(min=0.0).sum(axis=1)
     if opaque:
-        pass
+        score -= (error > 1.0).sum(axis=1)
     best = int(score.argmax())
     return candidates[best] if (np.abs(error[best]) < 1.0).sum() >= MIN_POINTS else None
 

@@ -9,7 +9,7 @@ import numpy as np
 from vlm3_ros.camera import Camera, from_references, to_references, unified
 from vlm3_ros.config import Config
 from vlm3_ros.geometry import boxes, planes
-from vlm3_ros.geometry.boxes import Box3D
+from vlm3_ros.geometry.box3d import Box3D
 from vlm3_ros.perception.depth import ask_depth
 from vlm3_ros.perception.scene import Samples
 from vlm3_ros.perception.sight import Sight

@@ -11,7 +11,7 @@ from time import perf_counter
 import numpy as np
 
 from vlm3_ros.camera import Camera
-from vlm3_ros.geometry.boxes import Box3D
+from vlm3_ros.geometry.box3d import Box3D
 from vlm3_ros.geometry.depth_map import DepthMap
 from vlm3_ros.geometry.motion import Pose
 from vlm3_ros.tasks import Reason, Refusal

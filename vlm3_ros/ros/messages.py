@@ -16,7 +16,7 @@ from vision_msgs.msg import Detection3D, Detection3DArray, ObjectHypothesisWithP
 from visualization_msgs.msg import Marker, MarkerArray
 
 from vlm3_ros.camera import Calibration, Camera
-from vlm3_ros.geometry.boxes import Box3D
+from vlm3_ros.geometry.box3d import Box3D
 from vlm3_ros.geometry.motion import Pose
 from vlm3_ros.msg import PixelMatches
 from vlm3_ros.perception import Frame, Matches, Samples

@@ -116,6 +116,11 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             q, k, v, 0.0, False, attn_mask=bias, scale=scale
         )
+    return _dense_plain(q, k, v, scale, bias)
+
+
+def _dense_plain(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> Part:
+    """`_dense` in PyTorch's public operations."""
     scores = torch.matmul(q, k.transpose(-1, -2)).float() * scale
     if bias is not None:
         scores = scores + bias
@@ -150,9 +155,9 @@ def _varlen_works(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether this PyTorch (>= 2.10, built with flash attention for this GPU) computes what `_dense` does."""
     q = torch.randn(48, 4, 64, device=device, dtype=dtype)
     k, v = torch.randn(2, 80, 2, 64, device=device, dtype=dtype).unbind()
-    ends = [torch.tensor([0, len(x)], device=device, dtype=torch.int32) for x in (q, k)]
+    ends_q, ends_k = (torch.tensor([0, len(x)], device=device, dtype=torch.int32) for x in (q, k))
     try:
-        got, got_lse = _varlen(q, k, v, 0.125, *ends, len(q), len(k), False, None)
+        got, got_lse = _varlen(q, k, v, 0.125, ends_q, ends_k, len(q), len(k), False, None)
     except (ImportError, RuntimeError) as error:
         log.warning("no flash attention on %s (%s): attention takes more time and memory", device, error)
         return False

@@ -1,0 +1,294 @@
+"""TF: where odometry is expressed, what is broadcast, and when nothing may be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+from geometry_msgs.msg import PoseWithCovarianceStamped, TransformStamped
+from live import SECOND, Live, header, image, info, live, picture, unique_namespace
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from scipy.spatial.transform import Rotation
+from sensor_msgs.msg import CameraInfo, Image
+from tf2_msgs.msg import TFMessage
+
+from vlm3_ros.camera import Camera
+from vlm3_ros.config import PoseConfig
+from vlm3_ros.geometry.motion import Pose
+from vlm3_ros.perception import Frame
+from vlm3_ros.ros import messages
+from vlm3_ros.ros.transforms import BODY_OPTICAL, MountError, Transforms
+
+LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+POSE = {"node.tasks": ["depth", "pose"]}
+
+
+def edge(parent: str, child: str, T: np.ndarray | None = None, stamp: int = 0) -> TransformStamped:
+    """A transform as some other node would broadcast it."""
+    return messages.transform(header(stamp, parent), child, np.eye(4) if T is None else T)
+
+
+def moved(x: float, y: float, z: float, yaw_deg: float = 0.0) -> np.ndarray:
+    T = np.eye(4)
+    T[:3, :3] = Rotation.from_euler("z", yaw_deg, degrees=True).as_matrix()
+    T[:3, 3] = x, y, z
+    return T
+
+
+class Robot:
+    """A node with a camera that drives, and what comes of it. Frame names are of this test alone: /tf is shared."""
+
+    def __init__(self, running: Live):
+        self.peer = running.peer
+        self.namespace = running.namespace.strip("/")
+        self.tf = self.peer.listen(TFMessage, "/tf", 200)
+        self.poses = self.peer.listen(PoseWithCovarianceStamped, "camera_pose")
+        self.depth = self.peer.listen(Image, "depth/image")
+        self._images = self.peer.connected(Image, "image")
+        self._infos = self.peer.connected(CameraInfo, "camera_info")
+
+    def named(self, frame: str) -> str:
+        return f"{self.namespace}_{frame}"
+
+    def drive(self, ahead_m: float) -> int:
+        """One frame from that far ahead of the start; returns its stamp once its depth has come."""
+        number, optical = self.peer.next_stamp(), self.named("optical")
+        pixels = picture(ahead=round(ahead_m * 50))
+        known = len(self.depth)
+
+        def send() -> None:
+            self._infos.publish(info(frame_id=optical))
+            self._images.publish(image(number, pixels, frame_id=optical))
+
+        self.peer.until_sent(send, lambda: len(self.depth) > known, "depth image")
+        return number
+
+    def broadcast(self, child: str) -> list[TransformStamped]:
+        """What has been said about where a frame is."""
+        found = [t for message in self.tf for t in message.transforms]
+        return [t for t in found if t.child_frame_id == self.named(child)]
+
+    def until_broadcast(self, child: str, number: int) -> TransformStamped:
+        def found() -> TransformStamped | None:
+            return next((t for t in self.broadcast(child) if messages.nanoseconds(t.header) == number), None)
+
+        return self.peer.until(found, f"a transform to {child}")
+
+    def other(self, topic: str, *transforms: TransformStamped) -> None:
+        """Somebody else broadcasts."""
+        qos = LATCHED if topic == "/tf_static" else QoSProfile(depth=100)
+        publisher = self.peer.connected(TFMessage, topic, qos=qos)
+        publisher.publish(TFMessage(transforms=list(transforms)))
+
+    def pose(self) -> np.ndarray:
+        return messages.pose_matrix(self.poses[-1].pose.pose)
+
+
+@pytest.fixture
+def robot() -> Iterator[Robot]:
+    """A robot that is a camera."""
+    with live(POSE) as running:
+        yield Robot(running)
+
+
+@pytest.fixture
+def mounted() -> Iterator[Robot]:
+    """A robot with a base frame."""
+    namespace = unique_namespace()
+    with live({**POSE, "pose.base_frame": f"{namespace.strip('/')}_base"}, namespace=namespace) as running:
+        yield Robot(running)
+
+
+# ------------------------------------------------------------------------------- without a robot: the camera
+
+
+def test_camera_frame_moves_in_odom(robot):
+    robot.drive(0.0)
+    number = robot.drive(1.0)
+    transform = robot.until_broadcast("optical", number)
+    assert transform.header.frame_id == "odom"
+    T = messages.matrix(transform)
+    np.testing.assert_allclose(T[:3, 3], [1.0, 0.0, 0.0], atol=0.02)  # ahead is odom's x, as REP 103 has it
+    np.testing.assert_allclose(T[:3, :3], BODY_OPTICAL[:3, :3], atol=1e-6)
+    robot.peer.until(lambda: len(robot.poses) == 2, "both poses")
+    np.testing.assert_allclose(robot.pose(), T, atol=1e-9)
+
+
+def test_nothing_is_broadcast_when_switched_off():
+    with live({**POSE, "pose.publish_tf": False}) as running:
+        robot = Robot(running)
+        for ahead in (0.0, 0.2):
+            robot.drive(ahead)
+        robot.peer.until(lambda: len(robot.poses) == 2, "both poses")
+        assert robot.broadcast("optical") == []
+
+
+def test_images_without_a_frame():
+    with live(POSE) as running:
+        peer = running.peer
+        depth = peer.listen(Image, "depth/image")
+        images, infos = peer.connected(Image, "image"), peer.connected(CameraInfo, "camera_info")
+
+        def send() -> None:
+            infos.publish(info(frame_id=""))
+            images.publish(image(peer.next_stamp(), frame_id=""))
+
+        peer.until_sent(send, lambda: depth, "depth image")
+        peer.logged("no frame_id", "/tf")
+
+
+# ------------------------------------------------------------------------------------------------- conflicts
+
+
+@pytest.mark.parametrize(("topic", "parent"), [("/tf", "map"), ("/tf", "odom"), ("/tf_static", "camera_link")])
+def test_frame_that_somebody_else_moves_is_left_to_them(robot, topic, parent):
+    robot.other(topic, edge(parent, robot.named("optical")))
+    robot.peer.until(lambda: topic == "/tf_static" or robot.broadcast("optical"), "the other's transform")
+    robot.drive(0.0)
+    texts = (f"'{robot.named('optical')}' already has the parent '{parent}'", "not broadcast", "pose.publish_tf")
+    robot.peer.logged(*texts)
+    robot.peer.diagnosed(*texts, level=DiagnosticStatus.WARN)
+    robot.drive(0.2)
+    robot.peer.until(lambda: len(robot.poses) == 2, "poses all the same")
+    assert all(t.header.stamp.sec == 0 for t in robot.broadcast("optical"))  # the other's alone
+    assert robot.peer.count("failed") == 0
+
+
+def test_broadcaster_of_the_same_transform_that_starts_later(robot):
+    """Another source of odom → camera: the hardest to tell from our own broadcasts coming back."""
+    robot.until_broadcast("optical", robot.drive(0.0))
+    robot.until_broadcast("optical", robot.drive(0.2))
+    robot.other("/tf", edge("odom", robot.named("optical"), moved(1, 2, 3), stamp=7))
+    robot.peer.until(lambda: len(robot.broadcast("optical")) == 3, "the other's transform")
+    robot.drive(0.4)
+    robot.peer.logged("already has the parent 'odom'")
+    robot.drive(0.6)
+    robot.peer.until(lambda: len(robot.poses) == 4, "four poses")
+    assert len(robot.broadcast("optical")) == 3
+
+
+def test_two_cameras_cannot_both_move_the_robot():
+    base = f"{unique_namespace().strip('/')}_base"
+    with live({**POSE, "node.cameras": ["left", "right"], "pose.base_frame": base}) as running:
+        peer = running.peer
+        tf = peer.listen(TFMessage, "/tf", 200)
+        static = peer.connected(TFMessage, "/tf_static", qos=LATCHED)
+        static.publish(TFMessage(transforms=[edge(base, f"{base}_{side}") for side in ("left", "right")]))
+        images = {side: peer.connected(Image, f"{side}/image") for side in ("left", "right")}
+        infos = {side: peer.connected(CameraInfo, f"{side}/camera_info") for side in ("left", "right")}
+        poses = {side: peer.listen(PoseWithCovarianceStamped, f"{side}/camera_pose") for side in images}
+
+        def send(side: str) -> None:
+            infos[side].publish(info(frame_id=f"{base}_{side}"))
+            images[side].publish(image(peer.next_stamp(), frame_id=f"{base}_{side}"))
+
+        for side in ("left", "right"):
+            peer.until_sent(lambda side=side: send(side), lambda side=side: poses[side], f"a pose of {side}")
+        peer.logged(f"'{base}' already has the parent 'left_odom'", "'right_odom'")
+        assert {t.header.frame_id for m in tf for t in m.transforms if t.child_frame_id == base} == {"left_odom"}
+
+
+# ------------------------------------------------------------------------------------------------ on a robot
+
+
+def test_robot_moves_as_its_camera_does(mounted):
+    """The camera sits 0.3 m ahead and 0.5 m up, behind two joints, and looks to the left."""
+    M = moved(0.1, 0.0, 0.5) @ moved(0.2, 0.0, 0.0, yaw_deg=90) @ BODY_OPTICAL
+    mounted.other(
+        "/tf_static",
+        edge(mounted.named("base"), mounted.named("link"), moved(0.1, 0.0, 0.5)),
+        edge(mounted.named("link"), mounted.named("optical"), moved(0.2, 0.0, 0.0, yaw_deg=90) @ BODY_OPTICAL),
+        edge(mounted.named("base"), mounted.named("wheel"), moved(9, 9, 9)),
+    )
+    first = mounted.until_broadcast("base", mounted.drive(0.0))
+    assert first.header.frame_id == "odom"
+    np.testing.assert_allclose(messages.matrix(first), np.eye(4), atol=1e-6)  # odom is where the robot started
+    np.testing.assert_allclose(mounted.pose(), M, atol=1e-6)
+    second = mounted.until_broadcast("base", mounted.drive(1.0))
+    np.testing.assert_allclose(messages.matrix(second), moved(0.0, 1.0, 0.0), atol=0.02)
+    assert mounted.broadcast("optical") == []
+
+
+def test_mount_that_is_missing_is_said_and_may_come_later(mounted):
+    mounted.drive(0.0)
+    texts = ("/tf_static does not connect", mounted.named("base"), mounted.named("optical"), "robot_state_publisher")
+    mounted.peer.logged(*texts)
+    mounted.peer.diagnosed(*texts, level=DiagnosticStatus.WARN)
+    assert mounted.poses == []
+    mounted.other("/tf_static", edge(mounted.named("base"), mounted.named("optical"), moved(0.1, 0, 0)))
+    mounted.until_broadcast("base", mounted.drive(0.1))
+    assert mounted.peer.count("frames perceived") >= 1
+
+
+@pytest.mark.parametrize("quaternion", [(0.0, 0.0, 0.0, 0.0), (math.nan, 0.0, 0.0, 1.0)])
+def test_static_transform_that_is_none(mounted, quaternion):
+    broken = edge(mounted.named("base"), mounted.named("optical"))
+    rotation = broken.transform.rotation
+    rotation.x, rotation.y, rotation.z, rotation.w = quaternion
+    good = edge(mounted.named("base"), mounted.named("wheel"))
+    mounted.other("/tf_static", broken, good)
+    mounted.peer.logged("/tf_static", f"'{mounted.named('optical')}' is left out")
+    mounted.drive(0.0)
+    mounted.peer.logged("/tf_static does not connect")
+    mounted.other("/tf_static", edge(mounted.named("base"), mounted.named("optical")))
+    mounted.until_broadcast("base", mounted.drive(0.1))
+
+
+# --------------------------------------------------------------------------------------- the tree, by itself
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Any]:
+    with live(activate=False) as running:
+        yield running.node
+
+
+@pytest.fixture
+def transforms(node) -> Iterator[Transforms]:
+    transforms = Transforms(node)
+    yield transforms
+    transforms.close()
+
+
+def know(transforms: Transforms, *edges: TransformStamped) -> None:
+    transforms._on_static(TFMessage(transforms=list(edges)))
+
+
+def test_mount_over_a_common_ancestor(transforms):
+    know(transforms, edge("body", "base", moved(0, 0, -1)), edge("body", "mast", moved(0.5, 0, 0)))
+    know(transforms, edge("mast", "camera", moved(0, 0, 1, yaw_deg=90)))
+    np.testing.assert_allclose(transforms.mount("base", "camera"), moved(0.5, 0, 2, yaw_deg=90), atol=1e-12)
+    np.testing.assert_allclose(
+        transforms.mount("camera", "base"), np.linalg.inv(moved(0.5, 0, 2, yaw_deg=90)), atol=1e-12
+    )
+    np.testing.assert_allclose(transforms.mount("base", "base"), np.eye(4))
+
+
+def test_names_with_a_slash_in_front(transforms):
+    know(transforms, edge("/base", "/camera", moved(1, 2, 3)))
+    np.testing.assert_allclose(transforms.mount("base", "camera"), moved(1, 2, 3))
+
+
+def test_loop_in_the_tree(transforms):
+    know(transforms, edge("a", "b"), edge("b", "c"), edge("c", "a"))
+    with pytest.raises(MountError, match="'base'"):
+        transforms.mount("base", "a")
+
+
+def test_corrected_mount_replaces_the_old_one(transforms):
+    know(transforms, edge("base", "camera", moved(1, 0, 0)))
+    know(transforms, edge("base", "camera", moved(2, 0, 0)))
+    np.testing.assert_allclose(transforms.mount("base", "camera"), moved(2, 0, 0))
+
+
+def test_covariance_turns_with_the_axes(transforms):
+    """Uncertain along the camera's view is uncertain along odom's x; about the view's axis, about odom's x."""
+    covariance = np.diag([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    frame = Frame("", SECOND, "optical", picture(), Camera(64, 48, 60.0, 60.0, 31.5, 23.5))
+    pose = transforms.in_odom(Pose(np.eye(4), covariance), frame, PoseConfig())
+    np.testing.assert_allclose(np.diag(pose.covariance), [3.0, 1.0, 2.0, 6.0, 4.0, 5.0])
+    np.testing.assert_allclose(pose.T, BODY_OPTICAL)

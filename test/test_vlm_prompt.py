@@ -1,0 +1,78 @@
+"""Prompts as tokens and positions, against transformers' own."""
+
+import checkpoints
+import pytest
+import torch
+
+from vlm3_ros.tasks import depth, matching, pose
+from vlm3_ros.vlm import ModelError
+from vlm3_ros.vlm.prompt import Chat, common_length, mrope_positions
+
+TEXTS = [
+    *(q.text for q in depth.questions([(0, 7), (1999, 1000)])),
+    *(q.text for q in matching.questions([(3, 999)], think=True)),
+    *(q.text for q in pose.QUESTIONS),
+    "äöü <|im_end|> 日本 \n\n",
+]
+
+
+@pytest.mark.parametrize("pictures", [1, 2])
+@pytest.mark.parametrize("text", TEXTS)
+def test_in_two_parts_it_is_the_prompt_of_the_chat_template(text, pictures):
+    c = checkpoints.loaded()
+    content = [{"type": "image"}] * pictures + [{"type": "text", "text": text}]
+    whole = c.tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}],
+        chat_template=checkpoints.CHAT_TEMPLATE,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=False,
+    )
+    assert c.chat.pictures([1] * pictures) + c.chat.questions([text])[0] == whole
+
+
+def test_pictures_take_their_number_of_tokens():
+    c = checkpoints.loaded()
+    tokens = c.chat.pictures([6, 20])
+    assert tokens.count(c.image_token) == 26
+    assert len(tokens) == len(c.chat.pictures([1, 1])) + 24
+
+
+@pytest.mark.parametrize("template", ["{{ messages[0].content[-1].text }}", "no question <|image_pad|>"])
+def test_a_template_of_another_model_is_refused(template):
+    c = checkpoints.loaded()
+    with pytest.raises(ModelError, match="chat template"):
+        Chat(c.tokenizer, template, c.image_token)
+
+
+@pytest.mark.parametrize("grids", [[(4, 6)], [(7, 3)], [(4, 6), (5, 5)], [(1, 9), (9, 1)]])
+def test_positions_are_those_of_transformers(grids):
+    c = checkpoints.loaded()
+    tokens = c.chat.pictures([rows * columns for rows, columns in grids]) + c.chat.questions([TEXTS[0]])[0]
+    ids = torch.tensor([tokens])
+    expected, _ = c.model.model.get_rope_index(
+        ids,
+        mm_token_type_ids=(ids == c.image_token).int(),
+        image_grid_thw=torch.tensor([(1, 2 * rows, 2 * columns) for rows, columns in grids]),
+    )
+    torch.testing.assert_close(mrope_positions(tokens, c.image_token, grids), expected[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("sequences", "expected"),
+    [([[1, 2, 3], [1, 2, 4], [1, 2]], 2), ([[5], [6]], 0), ([[7, 8]], 2), ([[], [1]], 0), ([[1, 1], [1, 1, 1]], 2)],
+)
+def test_common_start(sequences, expected):
+    assert common_length(sequences) == expected
+
+
+def test_the_trimmed_tokenizer_segments_like_the_whole_one():
+    from tokenizers import Tokenizer
+
+    whole = Tokenizer.from_file(str(checkpoints.qwen3_tokenizer()))
+    trimmed = Tokenizer.from_file(str(checkpoints.TRIMMED_TOKENIZER))
+    answers = [depth.answer(m) for m in (0.05, 8.49, 123.4)] + [matching.answer(7, 999)]
+    for text in TEXTS[:-1] + answers:
+        assert trimmed.encode(text).tokens == whole.encode(text).tokens
+    assert whole.get_vocab_size() == 151669
+    assert whole.encode("<|image_pad|></think>").ids == [151655, 151668]
