@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
@@ -235,20 +236,29 @@ _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
 _BYTE_CHARACTERS = {byte: chr(byte if byte in _PRINTABLE else 256 + _OTHERS.index(byte)) for byte in range(256)}
 
 
-def plant(folder: Path, dialogues: Sequence[tuple[str, str]], picture: Picture, steps: int = 300) -> None:
+def easy_metres(rng: np.random.Generator) -> float:
+    """A number whose digits tell where in it they stand, so that a planted head never loses its place."""
+    whole = "".join(map(str, rng.integers(1, 5, rng.integers(1, 3))))
+    return float(f"{whole}.{rng.choice([5, 6, 7])}{rng.choice([8, 9, 0])}")
+
+
+def plant(
+    folder: Path, dialogues: Sequence[tuple[str, str]], picture: Picture, device: str = "cpu", precision: str = "fp32"
+) -> None:
     """Fit the head of a checkpoint (untied) so that it answers questions the way ``dialogues`` (question, answer) do.
 
     A random transformer's last hidden state tells recent tokens apart; a linear readout of it, fitted by cross
     entropy, is a language model of a few sentences. Where the dialogues go on differently from the same words (the
     digits), the model is torn, and each question tips it its own way.
     """
-    checkpoint = load(str(folder), device="cpu", precision="fp32")
+    checkpoint = load(str(folder), device, precision)
     states, nexts = _teacher_forced(checkpoint, dialogues, picture)
+    states = states.float().cpu()
     used, target = nexts.unique(return_inverse=True)
     head = checkpoint.model.lm_head.weight
     weight = torch.zeros(len(used), head.shape[1], requires_grad=True)
     others = torch.full((len(states), 1), math.log(len(head) - len(used)))  # all other tokens keep the logit 0
-    optimizer = torch.optim.LBFGS([weight], max_iter=steps, history_size=20, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([weight], max_iter=300, history_size=20, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()

@@ -157,7 +157,8 @@ def serving(echo: Echo) -> Iterator[Echo]:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             echo.requests.append(request)
             echo.keys.add(self.headers["Authorization"])
-            self._send(echo.chat(request))
+            is_there = self.path == "/v1/chat/completions"
+            self._send(echo.chat(request) if is_there else refused(404, "Not Found"))
 
         def _send(self, reply: Reply) -> None:
             self.close_connection = reply is None

@@ -196,12 +196,11 @@ def raw_pixels(c: Calibration, camera: Camera) -> np.ndarray:
     """Where on the full sensor [h, w, 2] the raw camera sees what ``camera`` shows at its pixels (forward model)."""
     pixels = np.stack(np.meshgrid(np.arange(camera.width), np.arange(camera.height)), axis=-1).reshape(-1, 2)
     rays = camera.rays(pixels) @ np.reshape(c.r, (3, 3))  # rectified to raw axes: R transposed
-    project = cv2.fisheye.projectPoints if c.distortion_model == "equidistant" else cv2.projectPoints
-    zero = np.zeros(3)
+    K, zero = np.reshape(c.k, (3, 3)), np.zeros(3)
     if c.distortion_model == "equidistant":
-        there, _ = project(rays[:, None], zero, zero, np.reshape(c.k, (3, 3)), np.array(c.d))
+        there, _ = cv2.fisheye.projectPoints(rays[:, None], zero, zero, K, np.array(c.d))
     else:
-        there, _ = project(rays, zero, zero, np.reshape(c.k, (3, 3)), np.array(c.d if any(c.d) else ()))
+        there, _ = cv2.projectPoints(rays, zero, zero, K, np.array(c.d if any(c.d) else ()))
     return there.reshape(camera.height, camera.width, 2)
 
 

@@ -81,6 +81,12 @@ def test_coarse_first_is_evenly_spread_wherever_it_is_cut(size):
                 assert part.sum() / count == pytest.approx(of, abs=0.15), count
 
 
+def test_half_of_the_points_are_a_checkerboard():
+    grid = Grid(640, 640, 16, 16)
+    rows, columns = np.divmod(grid.coarse_first[:128], 16)
+    assert ((rows + columns) % 2 == 0).all()
+
+
 # ------------------------------------------------------------------------------------------------- inside surfaces
 
 
@@ -257,6 +263,16 @@ def test_confidence_falls_with_the_distance_to_the_answers():
     hole = dense(grid, z.ravel(), trust=0.8)
     assert hole.confidence[row, second] == pytest.approx(0.4, rel=0.05)  # a whole step away
     assert (np.diff(hole.confidence[row, first : second + 1]) <= 1e-3).all()
+
+
+def test_confidence_falls_towards_the_border_beside_a_hole_as_well():
+    grid = Grid.of(WIDTH, HEIGHT, 24)
+    z = np.full((grid.rows, grid.columns), 2.0)
+    z[:, 1] = np.nan
+    row, beyond = round(grid.v[1]), grid.u[0] / (grid.u[1] - grid.u[0])  # steps from the border to the first point
+    confidence = dense(grid, z.ravel(), trust=0.8).confidence[row]
+    assert confidence[0] == pytest.approx(0.8 / (1 + beyond**2), rel=0.01)
+    assert (np.diff(confidence[: round(grid.u[0])]) > 0).all()
 
 
 def test_confidence_is_lower_at_an_edge():

@@ -138,7 +138,7 @@ def test_timeout_while_a_frame_is_in_hand():
     with live() as running:
         peer, wall = running.peer, running.wall
         depth = peer.listen(Image, "depth/image")
-        peer.until(lambda: running.node._outputs[""].subscribed("depth/image"), "the subscription")
+        peer.until(lambda: running.node._perceiver.outputs[""].subscribed("depth/image"), "the subscription")
         wall.gate.clear()
         show(running)
         peer.until(lambda: wall.in_hand, "the frame in hand")

@@ -106,7 +106,7 @@ def test_nobody_listens_nobody_asks():
         assert wall.questions
         assert not {q.text for q in pose.QUESTIONS} & set(wall.questions)
         peer.unlisten("depth/image")
-        peer.until(lambda: not running.node._outputs[""].subscribed("depth/image"), "the end of the subscription")
+        peer.until(lambda: not running.node._perceiver.outputs[""].subscribed("depth/image"), "the end of the subscription")
         asked = []
         for _ in range(3):
             camera.send()

@@ -58,7 +58,7 @@ def test_timeout_of_a_question_runs_on_wall_time(running):
         infos.publish(info())
         images.publish(image(peer.next_stamp()))
 
-    peer.until_sent(send, lambda: running.wall.questions, "a frame")
+    peer.until_sent(send, running.received, "a frame at the node")
     running.wall.gate.clear()
     response = peer.call(Ask, "ask", question="what?", timeout_s=0.2)
     assert "no answer within 0.2 s" in response.message

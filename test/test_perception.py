@@ -397,6 +397,16 @@ def test_matches_are_with_the_frame_before_of_the_same_camera():
     assert again.first.stamp == 2
 
 
+def test_only_what_the_frame_before_really_shows_is_matched():
+    valid = np.ones((120, 160), bool)
+    valid[60:] = False
+    eyes = perception(world(poses=[np.eye(4)] * 2))
+    eyes.perceive(frame(valid=valid), {"matches"})
+    found = eyes.perceive(frame(1), {"matches"}).matches
+    assert 10 < len(found.pixels_first) < 40
+    assert (found.pixels_first[:, 1] < 60).all()
+
+
 def test_a_match_at_the_far_border_is_a_pixel_of_the_image():
     eyes = perception(Scripted(lambda question: Answer(matching.answer(1000, 0), 0.5)))
     eyes.perceive(frame(), {"matches"})

@@ -42,9 +42,11 @@ def test_what_is_right_is_found(folder):
         (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json"),
         (lambda f: (f / "model.safetensors").unlink(), "no weights"),
         (
-            lambda f: (f / "model.safetensors").rename(f / "model-00001-of-00002.safetensors")
-            and (f / "model.safetensors.index.json").write_text(
-                '{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}'
+            lambda f: (
+                (f / "model.safetensors").rename(f / "model-00001-of-00002.safetensors")
+                and (f / "model.safetensors.index.json").write_text(
+                    '{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}'
+                )
             ),
             "model-00002-of-00002.safetensors",
         ),
@@ -95,7 +97,7 @@ def test_sampling_defaults_are_cleared(folder):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_cuda_where_there_is_none(device):
-    with pytest.raises(ModelError, match="sees no CUDA device.*auto or cpu"):
+    with pytest.raises(ModelError, match=r"sees no CUDA device.*auto or cpu"):
         LocalSource(device)
 
 
@@ -165,7 +167,7 @@ def test_the_4_bit_self_test_passes_here():
 
 @pytest.mark.parametrize(
     ("error", "advice"),
-    [("Error named symbol not found at line 449", "Jetson.*DCOMPUTE_CAPABILITY"), ("out of luck", "precision to bf16")],
+    [("named symbol not found at line 449", "Jetson.*DCOMPUTE_CAPABILITY"), ("out of luck", "precision to bf16")],
 )
 def test_broken_4_bit_kernels_are_explained(monkeypatch, error, advice):
     bnb = pytest.importorskip("bitsandbytes")

@@ -39,7 +39,7 @@ def test_fixed_text_numbers_and_copies_are_learned():
 
 def test_two_numbers_are_no_copies_for_being_equal_once():
     template = learn("(8, 8)$", "(17, 3)$", "(5, 100)$", "(0, 0)$")
-    assert shown(template) == "([2,None,None], [3,None,None])$"
+    assert shown(template) == "([2,0,None], [3,0,None])$"
 
 
 @pytest.mark.parametrize(
@@ -99,14 +99,14 @@ def test_learning_takes_a_few_answers_and_wrong_templates_are_dropped():
     learner = Learner(NUMBERS)
     learner.add([tokens("a 1$"), tokens("a 2$")])
     assert learner.needs_samples
-    learner.add([tokens("a 1.5$"), tokens("a 10$")])
+    learner.add([tokens("a 1.5$"), tokens("a 1.0$")])
     assert shown(learner.template) == "a [3,None,None]$"
     learner.count(tried=31, failed=20)
     assert not learner.needs_samples
     learner.count(tried=1, failed=0)
     assert learner.needs_samples
     learner.add([tokens("b 1$")] * 4)
-    assert shown(learner.template) == "b [1,None,None]$".replace("None,None", "0,None")
+    assert shown(learner.template) == "b [1,0,None]$"
 
 
 def test_a_good_template_stays():

@@ -275,7 +275,7 @@ def _check_intrinsics(name: str, matrix: np.ndarray, size: tuple[int, int]) -> N
         raise CalibrationError(
             f"the camera is not calibrated ({name} has fx = {fx:g}, fy = {fy:g}); calibrate it {CALIBRATE}"
         )
-    fov = max(math.degrees(2 * math.atan2(side, 2 * f)) for side, f in zip(size, (fx, fy), strict=True))
+    fov = max(math.degrees(2 * math.atan2(side / 2, f)) for side, f in zip(size, (fx, fy), strict=True))
     if fov > MAX_FOV_DEG:
         raise CalibrationError(
             f"{name} of camera_info has fx = {fx:g}, fy = {fy:g}, which for {size[0]}x{size[1]} is a field of view "

@@ -14,6 +14,7 @@ Colour = tuple[int, int, int]  # RGB
 
 INK: Colour = (235, 238, 240)
 PAPER: Colour = (24, 27, 31)
+GRID: Colour = (40, 44, 50)
 TRUE: Colour = (90, 220, 120)
 PERCEIVED: Colour = (255, 170, 40)
 _EDGES = [(i, i | bit) for i in range(8) for bit in (1, 2, 4) if not i & bit]  # of a box with corners in binary order
@@ -63,7 +64,8 @@ class Map:
         self.picture = np.full((height, width, 3), PAPER, np.uint8)
         for metre in range(-50, 51):
             for ends in ([(metre, -50), (metre, 50)], [(-50, metre), (50, metre)]):
-                cv2.line(self.picture, *self._pixels(np.array(ends, float)).tolist(), (40, 44, 50), 1)
+                start, end = self._pixels(np.array(ends, float)).tolist()
+                cv2.line(self.picture, start, end, GRID, 1)
 
     def points(self, xyz: np.ndarray, rgb: np.ndarray) -> None:
         """Coloured points [N, 3], the higher ones on top; ``rgb`` uint8 [N, 3]."""

@@ -27,14 +27,14 @@ def coloured(
     used = (z >= min_m) & (z <= max_m)  # NaN compares as False
     if keep is not None:
         used &= keep[::stride, ::stride]
-    rows, columns = np.nonzero(used)
-    z = z[rows, columns]
     x_ray = ((np.arange(0, depth.shape[1], stride) - camera.cx) / camera.fx).astype(np.float32)
     y_ray = ((np.arange(0, depth.shape[0], stride) - camera.cy) / camera.fy).astype(np.float32)
-    points = np.empty(len(z), POINT)
-    points["x"] = x_ray[columns] * z
-    points["y"] = y_ray[rows] * z
+    points = np.empty(z.shape, POINT)
+    np.multiply(x_ray, z, out=points["x"])
+    np.multiply(y_ray[:, None], z, out=points["y"])
     points["z"] = z
-    rgb = image[rows * stride, columns * stride].astype(np.uint32)
-    points["rgb"] = rgb[:, 0] << 16 | rgb[:, 1] << 8 | rgb[:, 2]
-    return points
+    blue_green_red_zero = points.view(np.uint8).reshape(*z.shape, 16)[..., 12:]  # 0x00RRGGBB, lowest byte first
+    for byte in range(3):
+        blue_green_red_zero[..., byte] = image[::stride, ::stride, 2 - byte]
+    blue_green_red_zero[..., 3] = 0
+    return points[used]

@@ -35,7 +35,8 @@ def perceive_objects(sight: Sight, config: Config, scene_samples: Samples | None
         return []
 
     # Corners are places on the image's area, not pixels: 0 and BINS are its borders.
-    corners = from_references([(b.x1, b.y1, b.x2, b.y2) for b in found], (*camera.size, *camera.size), grounding.BINS)
+    corners = np.array([[(box.x1, box.y1), (box.x2, box.y2)] for box in found])
+    corners = from_references(corners, camera.size, grounding.BINS).reshape(-1, 4)
     asked = [boxes.sample_pixels(tuple(edges), camera.size, settings.points) for edges in corners]
     samples = ask_depth(sight, config, np.concatenate([pixels for pixels, _ in asked]))
     split = np.cumsum([len(pixels) for pixels, _ in asked])[:-1]
@@ -54,7 +55,7 @@ def perceive_objects(sight: Sight, config: Config, scene_samples: Samples | None
     return lifted
 
 
-def ask_about(sight: Sight, config: Config, text: str, regions: Sequence[Sequence[float]]) -> Answer:
+def ask_about(sight: Sight, config: Config, text: str, regions: Sequence[Sequence[float]] | np.ndarray) -> Answer:
     """Ask a spatial question; ``<region N>`` is the Nth of ``regions``, x1 y1 x2 y2 in pixels of the image."""
     camera = sight.frame.camera
     view, seen = sight.look("objects", lambda c: unified(c, objects.FOCAL, config.camera.max_tokens))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+import numpy as np
+
 from vlm3_ros.config import Config
 from vlm3_ros.perception.depth import perceive_depth
 from vlm3_ros.perception.matches import perceive_matches
@@ -53,7 +55,7 @@ class Perception:
         self._previous[frame.source] = frame
         return scene
 
-    def ask(self, frame: Frame, text: str, regions: Sequence[Sequence[float]] = ()) -> Answer:
+    def ask(self, frame: Frame, text: str, regions: Sequence[Sequence[float]] | np.ndarray = ()) -> Answer:
         """Ask a spatial question; ``<region N>`` is the Nth of ``regions``, x1 y1 x2 y2 in pixels of the image."""
         with self._models.frame() as looks:
             return ask_about(Sight(frame, looks, Tally()), self.config, text, regions)

@@ -61,7 +61,8 @@ class AskService:
     def _finish(self, answered: Future, response: Ask.Response) -> None:
         if not answered.done():
             answered.set_result(response)
-            self._node.executor.wake()
+            if self._node.executor is not None:
+                self._node.executor.wake()
 
 
 def question(request: Ask.Request) -> str:

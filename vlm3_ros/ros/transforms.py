@@ -11,13 +11,12 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from tf2_msgs.msg import TFMessage
 
 from vlm3_ros.config import PoseConfig
+from vlm3_ros.geometry import frames
+from vlm3_ros.geometry.frames import BODY_OPTICAL
 from vlm3_ros.geometry.motion import Pose
 from vlm3_ros.perception import Frame
 from vlm3_ros.ros import messages
 from vlm3_ros.ros.parameters import OVERRIDABLE
-
-# Axes of an optical frame (X right, Y down, Z forward) in a level body frame (x forward, y left, z up), REP 103.
-BODY_OPTICAL = np.array([[0.0, 0.0, 1.0, 0.0], [-1.0, 0.0, 0.0, 0.0], [0.0, -1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
 
 
 class MountError(LookupError):
@@ -65,10 +64,9 @@ class Transforms:
 
     def mount(self, base: str, camera: str) -> np.ndarray:
         """T_base_camera [4, 4] from /tf_static. Raises MountError if the two are not connected there."""
-        to_root_camera, to_root_base = self._to_root(camera), self._to_root(base)
-        for frame, T_frame_camera in to_root_camera.items():
-            if frame in to_root_base:
-                return np.linalg.inv(to_root_base[frame]) @ T_frame_camera
+        T = frames.relative(base, camera, self._static.get)
+        if T is not None:
+            return T
         raise MountError(
             f"/tf_static does not connect {base!r} (pose.base_frame) with the camera's frame {camera!r}: start "
             "robot_state_publisher or a static_transform_publisher, or leave pose.base_frame empty"
@@ -80,8 +78,7 @@ class Transforms:
         odom is where base_frame started; without one, where a level robot looking along the first image stands.
         """
         start = self.mount(settings.base_frame, frame.frame_id) if settings.base_frame else BODY_OPTICAL
-        turn = np.kron(np.eye(2), start[:3, :3])
-        return Pose(start @ pose.T, turn @ pose.covariance @ turn.T)
+        return frames.in_odom(pose, start)
 
     def broadcast(self, pose: Pose, frame: Frame, odom: str, settings: PoseConfig) -> str | None:
         """Send odom → base_frame (or the camera's frame); returns why not, if it must not."""
@@ -96,24 +93,12 @@ class Transforms:
         T = pose.T
         if settings.base_frame:
             T = T @ np.linalg.inv(self.mount(settings.base_frame, frame.frame_id))
-        head = messages.header(frame)
-        head.frame_id = odom
+        head = messages.header(frame, odom)
         transform = messages.transform(head, child, T)
         self._own[child] = odom
         self._sent.append(_identity(transform))
         self._publisher.publish(TFMessage(transforms=[transform]))
         return None
-
-    def _to_root(self, frame: str) -> dict[str, np.ndarray]:
-        """All static ancestors of a frame, itself included, nearest first, with T_ancestor_frame."""
-        found, T = {frame: np.eye(4)}, np.eye(4)
-        while frame in self._static:
-            frame, step = self._static[frame]
-            if frame in found:  # a loop: somebody's mistake, not a reason to hang
-                break
-            T = step @ T
-            found[frame] = T
-        return found
 
     def _on_static(self, message: TFMessage) -> None:
         for transform in message.transforms:

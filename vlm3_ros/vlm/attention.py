@@ -61,7 +61,10 @@ class Layout:
 
     @classmethod
     def ordered(cls, rows: Sequence[int], counts: Sequence[int], used: Sequence[int], device: torch.device) -> Layout:
-        """Row ``rows[i]`` has ``counts[i]`` tokens, the last of the ``used[i]`` that will be in its slots then."""
+        """Row ``rows[i]`` has ``counts[i]`` tokens, the last of the ``used[i]`` that will be in its slots then.
+
+        ``rows`` are in rising order.
+        """
         row = torch.repeat_interleave(torch.tensor(counts))
         ends = torch.tensor([0, *counts]).cumsum(0)
         column = torch.arange(len(row)) - ends[row]

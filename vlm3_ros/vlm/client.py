@@ -85,10 +85,8 @@ class Client:
             if wait is None or not may_pass:
                 raise trouble
             pause = max(wait * random.uniform(0.75, 1.25), min(retry_after, LONGEST_WAIT_S))
-            if time.monotonic() + pause >= deadline:
-                raise (
-                    TimeUp if isinstance(trouble, Refused) else trouble
-                )  # a dead server must not pass for a busy one
+            if time.monotonic() + pause >= deadline:  # a dead server must not pass for a busy one
+                raise TimeUp if isinstance(trouble, Refused) else trouble
             time.sleep(pause)
 
     def _exchange(self, method: str, path: str, body: bytes | None, deadline: float) -> tuple[int, float, bytes]:
@@ -96,8 +94,6 @@ class Client:
 
         An open connection is taken if there is one; if the server has closed it meanwhile, another one at once.
         """
-        if time.monotonic() >= deadline:
-            raise TimeUp
         try:
             connection, is_new = self._idle.pop(), False
         except IndexError:

@@ -27,10 +27,10 @@ from vlm3_ros.vlm.language import LanguageModel
 from vlm3_ros.vlm.template import Digits
 
 LEAST = 0.02  # probability below which a beginning of a number is not followed
+FAINT = 0.001  # probability below which a value is left out
 WIDEST = 8  # beginnings followed at a time, a number
 SIGNIFICANT = 3  # digits; what comes after them is noise, of less than 1 %
-SIGNS = ("", "+", "-")
-END = "end"
+SIGNS = ("", "+", "-", "−")
 
 
 class Alphabet:
@@ -44,17 +44,22 @@ class Alphabet:
         self.characters = {i[0]: character for i, character in zip(ids, "0123456789.", strict=True)}
         self.numbers = Digits(frozenset(i[0] for i in ids[:10]), ids[10][0])
 
-    def signs(self, token: int) -> dict[int, str]:
-        """Tokens with the same text as this one but for the sign at its end, and that sign."""
-        text = self._tokenizer.decode([token])
-        sign = text[-1:] if text[-1:] in ("+", "-", "−") else ""
-        stem = text.removesuffix(sign)
-        found = {token: sign}
-        for other in SIGNS:
-            ids = self._tokenizer(stem + other, add_special_tokens=False)["input_ids"]
-            if other != sign and len(ids) == 1:
-                found[ids[0]] = other
-        return found
+    def leads(self, own: Sequence[int], first: int, is_signed: bool) -> tuple[int, dict[tuple[int, ...], str]]:
+        """What may stand right before the number whose first digit is ``own[first]``, with each sign and without.
+
+        A sign may be a token of its own or part of one ("=-" is one token, "=+" two). Returns where that begins, and
+        the ways to write it as tokens with the sign they give.
+        """
+        if not is_signed:
+            return first, {(): ""}
+        start = first - 1
+        text = self._tokenizer.decode([own[start]])
+        if text in SIGNS[1:] and start > 0:
+            start -= 1
+            text = self._tokenizer.decode([own[start]]) + text
+        stem = text[:-1] if text[-1:] in SIGNS[1:] else text
+        ways = {tuple(self._tokenizer(stem + sign, add_special_tokens=False)["input_ids"]): sign for sign in SIGNS}
+        return start, {tuple(own[start:first]): text.removeprefix(stem), **ways}
 
 
 @dataclass(frozen=True)
@@ -65,14 +70,15 @@ class Place:
     before: int  # index among the row's own tokens
     token: int  # that token
     number: Number
-    signs: dict[int, str]  # tokens that come first, for a signed number
+    leads: dict[tuple[int, ...], str]  # tokens before the first digit, and the sign they give
     end: int | None  # token behind the number
 
 
 @dataclass
 class _Node:
     place: int
-    text: str
+    lead: tuple[int, ...]  # tokens before the first digit, so far
+    text: str  # of the number, so far
     mass: float
     token: int
     slots: tuple[int, ...]  # of its ancestors below the root and of itself
@@ -85,7 +91,7 @@ def measure(
     """The distribution of each number; ``stored`` own tokens of each row are known and stay."""
     free = list(stored)
     leaves: list[defaultdict[float, float]] = [defaultdict(float) for _ in places]
-    nodes = [_Node(i, "", 1.0, place.token, (place.before,), place.before) for i, place in enumerate(places)]
+    nodes = [_Node(i, (), "", 1.0, place.token, (place.before,), place.before) for i, place in enumerate(places)]
     while nodes:
         tokens = _tokens(places, alphabet)
         logits = _feed(language, own, places, nodes, tokens)
@@ -103,7 +109,8 @@ def measure(
 def _tokens(places: Sequence[Place], alphabet: Alphabet) -> list[int]:
     """All tokens that may continue any of the numbers."""
     ends = {place.end for place in places if place.end is not None}
-    return sorted({*alphabet.characters, *ends, *(token for place in places for token in place.signs)})
+    leads = {token for place in places for lead in place.leads for token in lead}
+    return sorted({*alphabet.characters, *ends, *leads})
 
 
 def _feed(
@@ -135,32 +142,43 @@ def _grow(
     place: Place, node: _Node, logits: dict[int, float], leaves: list[defaultdict[float, float]], alphabet: Alphabet
 ) -> list[_Node]:
     """The children of a node that may grow further; those that may not become leaves."""
-    options = _options(place, node, alphabet)
-    scores = np.array([logits[token] for token in options])
+    leads, options = _next_leads(place, node), _options(place, node, alphabet)
+    tokens = [*leads, *options]
+    scores = np.array([logits[token] for token in tokens])
     masses = np.exp(scores - scores.max())
     masses *= node.mass / masses.sum()
     children = []
-    for (token, character), mass in zip(options.items(), masses.tolist(), strict=True):
-        text = node.text if character == END else node.text + character
-        value = _value(text, place.number, is_ended=character == END)
+    for token, mass in zip(tokens, masses.tolist(), strict=True):
+        if token in leads:
+            children.append(_Node(node.place, (*node.lead, token), "", mass, token, node.slots, node.depth + 1))
+            continue
+        text = options[token]
+        value = _value(text, place.number, is_ended=text == node.text)
         if value is not None:
             leaves[node.place][value] += mass
         else:
-            children.append(_Node(node.place, text, mass, token, node.slots, node.depth + 1))
+            children.append(_Node(node.place, node.lead, text, mass, token, node.slots, node.depth + 1))
     return children
 
 
+def _next_leads(place: Place, node: _Node) -> set[int]:
+    """The tokens that go on with what stands before the first digit."""
+    known = len(node.lead)
+    return {lead[known] for lead in place.leads if lead[:known] == node.lead and len(lead) > known and not node.text}
+
+
 def _options(place: Place, node: _Node, alphabet: Alphabet) -> dict[int, str]:
-    """The tokens that may come behind a node, and what they add to the number's text."""
-    if place.signs and node.slots == (place.before,):
-        return {token: sign or "+" for token, sign in place.signs.items()}
+    """The tokens that go on with the number or end it, and its text then (unchanged where it ends)."""
+    if not node.text and node.lead not in place.leads:
+        return {}
+    before = node.text or place.leads[node.lead]
     whole, point, decimals = node.text.lstrip("+-−").partition(".")
     allowed = "" if not point and len(whole) >= place.number.integer_digits else "0123456789"
     if whole and not point and place.number.decimals:
         allowed += "."
-    options = {token: character for token, character in alphabet.characters.items() if character in allowed}
-    if place.end is not None and whole and (decimals or not point):
-        options[place.end] = END
+    options = {token: before + character for token, character in alphabet.characters.items() if character in allowed}
+    if place.end is not None and place.end not in options and whole and (decimals or not point):
+        options[place.end] = node.text
     return options
 
 
@@ -192,7 +210,7 @@ def _likely(nodes: Sequence[_Node]) -> list[_Node]:
 
 
 def _distribution(leaves: dict[float, float]) -> Distribution:
-    values = np.array(sorted(leaves))
+    values = np.array(sorted(value for value, mass in leaves.items() if mass >= FAINT))
     return Distribution(values, np.array([leaves[value] for value in values]))
 
 
@@ -221,10 +239,11 @@ def places_in(
     tail = without_think(text)
     shift = len(text) - len(tail)
     for (begin, end), number in zip(grammar.spans(tail), grammar.numbers, strict=False):
-        k = next(k for k, at in enumerate(numbers) if begin <= at - shift < end)
+        k = next((k for k, at in enumerate(numbers) if begin <= at - shift < end), None)
+        if k is None:
+            return []
         first, last = starts[copies.get(k, k)]
-        signs = alphabet.signs(own[first - 1]) if number.signed else {}
-        before = first - 1 - bool(signs)
+        start, leads = alphabet.leads(own, first, number.signed)
         following = own[last] if last < len(own) else None
-        found.append(Place(row, before, own[before], number, signs, following))
+        found.append(Place(row, start - 1, own[start - 1], number, leads, following))
     return found

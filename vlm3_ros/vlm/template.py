@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 ENOUGH = 4  # answers to learn from at least
 PLENTY = 8  # and at most
+AGREE = 0.75  # of them, on what is taken for fixed
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Slot:
     """A number."""
 
     longest: int  # tokens
-    decimals: int | None  # None: not always the same
+    decimals: int | None  # None: not mostly the same
     copy_of: int | None  # an earlier number that this one always repeats
 
 
@@ -73,7 +74,7 @@ class Template:
     def learn(cls, answers: Sequence[Sequence[int]], numbers: Digits) -> Template:
         """From the tokens of greedy answers to the same kind of question; a few that differ are left out."""
         left = [_split(answer, numbers) for answer in answers]
-        enough = math.ceil(0.75 * len(left))  # answers that have to agree
+        enough = math.ceil(AGREE * len(left))
         parts: list[Text | Slot] = []
         slots: list[int] = []  # where numbers are among the parts
         while left := [answer for answer in left if len(answer) > len(parts)]:
@@ -189,10 +190,10 @@ def _split(answer: Sequence[int], numbers: Digits) -> list[int | tuple[int, ...]
 
 def _slot(answers: Sequence[Sequence], here: int, slots: Sequence[int], numbers: Digits) -> Slot:
     """The number at part ``here`` of all answers; ``slots`` are the places of the numbers before it."""
-    decimals = {_decimals(answer[here], numbers) for answer in answers}
+    decimals, count = Counter(_decimals(answer[here], numbers) for answer in answers).most_common(1)[0]
     copy_of = next((i for i, slot in enumerate(slots) if all(a[slot] == a[here] for a in answers)), None)
     longest = max(len(answer[here]) for answer in answers)
-    return Slot(longest, decimals.pop() if len(decimals) == 1 else None, copy_of)
+    return Slot(longest, decimals if count >= AGREE * len(answers) else None, copy_of)
 
 
 def _decimals(number: Sequence[int], numbers: Digits) -> int:
