@@ -69,13 +69,20 @@ FULL_4B = Size(2560, 9728, 36, 32, 8, 128, (24, 20, 20), 24, 1024, 4096, 16, (5,
 
 
 def make(
-    folder: Path, size: Size = TINY, seed: int = 0, tokenizer: Path = TRIMMED_TOKENIZER, vocabulary: int = 0
+    folder: Path,
+    size: Size = TINY,
+    seed: int = 0,
+    tokenizer: Path = TRIMMED_TOKENIZER,
+    vocabulary: int = 0,
+    dtype: torch.dtype = torch.float32,
 ) -> Path:
     """Write a random checkpoint; its weights are scaled up so that logits differ as clearly as a trained model's."""
     folder.mkdir(parents=True, exist_ok=True)
     write_processor(folder, tokenizer)
     torch.manual_seed(seed)
+    torch.set_default_dtype(dtype)
     model = Qwen3VLForConditionalGeneration(config(size, tokenizer, vocabulary)).eval()
+    torch.set_default_dtype(torch.float32)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1 and "embed_tokens" not in name and "lm_head" not in name:

@@ -109,7 +109,7 @@ any_camera = st.builds(
     lambda w, h, fx, ratio: Camera(w, h, fx * w, fx * w * ratio, w / 2, h / 2),
     st.integers(1, 9000),
     st.integers(1, 9000),
-    st.floats(0.02, 50.0),
+    st.floats(0.02, 50.0) | st.just(5000.0),
     st.floats(0.5, 2.0),
 )
 

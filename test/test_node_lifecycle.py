@@ -120,7 +120,7 @@ def test_transition_that_raises_is_said(monkeypatch):
     with live(activate=False) as running:
         peer = running.peer
         with monkeypatch.context() as broken:
-            broken.setattr("vlm3_ros.ros.node.Outputs", None)
+            broken.setattr("vlm3_ros.ros.perceiver.Outputs", None)
             assert not change(peer, CONFIGURE)
         peer.logged("on_configure failed", "Traceback", "TypeError")
         peer.diagnosed("on_configure failed: 'NoneType'", about="", level=DiagnosticStatus.ERROR)

@@ -89,7 +89,7 @@ class Robot:
 
     def until_noticed(self, child: str) -> None:
         """Until the node knows that somebody else broadcasts where a frame is."""
-        known = self.running.node._transforms.moved_by_another
+        known = self.running.node._perceiver._transforms.moved_by_another
         self.peer.until(lambda: known("odom", self.named(child)), "notice of the other's transform")
 
     def pose_at(self, transform: TransformStamped) -> np.ndarray:

@@ -25,6 +25,12 @@ def edit(file, **changes):
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
+def cut_shard(folder):
+    (folder / "model.safetensors").rename(folder / "model-00001.safetensors")
+    shards = {"weight_map": {"a": "model-00001.safetensors", "b": "model-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(shards))
+
+
 def test_what_is_right_is_found(folder):
     info = inspect(str(folder))
     assert info.quantization is None
@@ -41,15 +47,7 @@ def test_what_is_right_is_found(folder):
         (lambda f: edit(f / "config.json", model_type="qwen2_5_vl"), "'qwen2_5_vl'.*'qwen3_vl'"),
         (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json"),
         (lambda f: (f / "model.safetensors").unlink(), "no weights"),
-        (
-            lambda f: (
-                (f / "model.safetensors").rename(f / "model-00001-of-00002.safetensors")
-                and (f / "model.safetensors.index.json").write_text(
-                    '{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}'
-                )
-            ),
-            "model-00002-of-00002.safetensors",
-        ),
+        (cut_shard, "model-00002.safetensors"),
     ],
 )
 def test_a_folder_that_cannot_work_is_refused_before_anything_is_loaded(folder, damage, message):

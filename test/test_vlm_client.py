@@ -163,6 +163,16 @@ def test_answer_cut_short_is_retried(echo: Echo) -> None:
     assert [answer.text for answer in ask(echo, 1) if answer] == ["number 0"]
 
 
+def test_error_ends_all_questions(echo: Echo) -> None:
+    usual = echo.chat
+    echo.chat = lambda request: (  # type: ignore[method-assign]
+        usual(request) if text_of(request) in ("Hello", "number 0") else refused(400, "no")
+    )
+    with pytest.raises(ModelError, match="no"):
+        ask(echo, 100, in_flight=4)
+    assert len(echo.requests) <= 2 + 4
+
+
 def test_no_time_asks_nothing(echo: Echo) -> None:
     assert ask(echo, 3, budget_s=0.0) == [None, None, None]
     assert [text_of(request) for request in echo.requests] == ["Hello"]

@@ -1,5 +1,6 @@
 """The engine against the slow reference: the same tokens, the same probabilities, one look."""
 
+import weakref
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -240,6 +241,15 @@ def test_a_look_costs_the_vision_tower_once():
         view.ask([replace(grounding.question(["chair"]), max_tokens=4)])
     handle.remove()
     assert len(runs) == 1
+
+
+@pytest.mark.parametrize("kind", [Engine, Reference])
+def test_a_closed_model_gives_its_memory_back(tmp_path, kind):
+    vlm = kind(load(str(checkpoints.make(tmp_path)), "cpu"))
+    ask(vlm, PICTURES[:1], depth_questions(2, max_tokens=3))
+    model = weakref.ref(vlm.checkpoint.model)
+    vlm.close()
+    assert model() is None
 
 
 def test_a_look_that_ended_cannot_be_asked():

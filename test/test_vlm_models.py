@@ -46,7 +46,9 @@ class Model:
         self.memory.diary.append(f"forget {self.name}")
 
     def ask(self, questions, budget_s=None):
-        return [Answer("1", 1.0, tokens=5) for _ in questions[:-1]] + [None if budget_s else Answer("1", 1.0, tokens=5)]
+        return [Answer("1", 1.0, tokens=5) for _ in questions[:-1]] + [
+            None if budget_s else Answer("1", 1.0, tokens=5)
+        ]
 
     def close(self):
         self.memory.free += 4e9
@@ -79,7 +81,16 @@ def test_the_longest_unused_model_makes_room(budget_gb, device_gb):
         views = {task: frame.look(task, PICTURES) for task in TASKS}
         for task in ("depth", "pose", "objects", "matching"):
             views[task].ask(QUESTIONS)
-        assert memory.diary == ["load A", "look A 2", "load B", "look B 2", "forget B", "close B", "load C", "look C 2"]
+        assert memory.diary == [
+            "load A",
+            "look A 2",
+            "load B",
+            "look B 2",
+            "forget B",
+            "close B",
+            "load C",
+            "look C 2",
+        ]
         views["pose"].ask(QUESTIONS)  # comes back, and looks again
         assert memory.diary[8:] == ["forget A", "close A", "load B", "look B 2"]
     assert {status.name for status in models.status() if status.loaded} == {"B", "C"}
@@ -88,7 +99,10 @@ def test_the_longest_unused_model_makes_room(budget_gb, device_gb):
 
 
 def test_a_model_larger_than_the_budget_is_an_error():
-    with Models(TASKS, Memory(), 3.9).frame() as frame, pytest.raises(ModelError, match=r"4\.0 GB.*budget of 3\.9 GB"):
+    with (
+        Models(TASKS, Memory(), 3.9).frame() as frame,
+        pytest.raises(ModelError, match=r"4\.0 GB.*budget of 3\.9 GB"),
+    ):
         frame.look("depth", PICTURES).ask(QUESTIONS)
 
 
@@ -100,7 +114,7 @@ def test_a_device_that_is_full_of_other_things_is_tried_anyway():
 
 
 def test_a_task_without_a_checkpoint_is_named():
-    with Models({"depth": "A"}, Memory()).frame() as frame, pytest.raises(ModelError, match="'pose'.*depth"):
+    with Models({"depth": "A"}, Memory()).frame() as frame, pytest.raises(ModelError, match=r"'pose'.*depth"):
         frame.look("pose", PICTURES)
 
 
@@ -124,9 +138,14 @@ def test_a_load_that_fails_leaves_the_others(monkeypatch):
 def test_an_error_in_a_frame_still_ends_its_looks():
     memory = Memory()
     models = Models(TASKS, memory)
-    with pytest.raises(ZeroDivisionError), models.frame() as frame:
-        frame.look("depth", PICTURES).ask(QUESTIONS)
-        raise ZeroDivisionError
+
+    def frame():
+        with models.frame() as frame:
+            frame.look("depth", PICTURES).ask(QUESTIONS)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        frame()
     assert memory.diary[-1] == "forget A"
 
 

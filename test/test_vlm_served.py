@@ -167,7 +167,7 @@ def test_real_server_dies(served: Served, model: ServedVLM) -> None:
         start = time.monotonic()
         with pytest.raises(ModelError, match=r"does not answer \(.*refused.*\): is the server running"):
             view.ask(depth.questions((x, 7) for x in range(400)))
-    assert time.monotonic() - start < 15.0
+    assert time.monotonic() - start < 10.0
 
 
 @pytest.mark.parametrize("size", [(640, 480), (1216, 832), (320, 224), (64, 96), (32, 800)])

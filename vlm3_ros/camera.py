@@ -205,14 +205,14 @@ class Rectifier:
         """Mask [height, width] of the pixels that the raw image really shows; None when that is all of them."""
         return None if self._nothing_to_do else self._maps[2]
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
+    def __call__(self, image: np.ndarray, interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
         """Rectify an image [height, width, ...]; the same array comes back when there is nothing to do."""
         if (image.shape[1], image.shape[0]) != self._size:
             raise CalibrationError(f"this rectifier is for {self._size}, the image is {image.shape[1::-1]}")
         if self._nothing_to_do:
             return image
         map1, map2, _ = self._maps
-        return cv2.remap(image, map1, map2, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return cv2.remap(image, map1, map2, interpolation, borderMode=cv2.BORDER_REPLICATE)
 
     @cached_property
     def _maps(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

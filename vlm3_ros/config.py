@@ -135,7 +135,9 @@ class VlmConfig:
         0.0,
         1024.0,
     )
-    chunk: int = setting(0, "questions answered at a time at most; 0: by free memory", 0, 4096)
+    chunk: int = setting(
+        0, "questions answered at a time at most; 0: by free memory, or 64 where a server answers", 0, 4096
+    )
     distributions: bool = setting(
         True, "measure the distributions of numbers in answers: confidence and spread, for about a fifth more time"
     )

@@ -90,7 +90,7 @@ def decoded(message: RawMessage) -> np.ndarray:
             f"a {message.width}x{message.height} image cannot be {message.encoding}: {error.err}"
         ) from error
     if converted.dtype == np.uint16:
-        return (converted >> 8).astype(np.uint8)
+        return (converted.view(np.uint16) >> 8).astype(np.uint8)
     # Data that needed no conversion still belongs to the message.
     return converted.copy() if np.shares_memory(converted, np.frombuffer(message.data, np.uint8)) else converted
 

@@ -20,6 +20,7 @@ from vlm3_ros.messages import (
     matrix,
     nanoseconds,
     pose_matrix,
+    sample_points,
 )
 from vlm3_ros.packing import Packer
 
@@ -27,18 +28,22 @@ __all__ = [
     "boxes",
     "calibration",
     "camera_info",
+    "cloud",
     "cloud_array",
     "colour_image",
     "detections",
     "float_array",
     "float_image",
     "header",
+    "markers",
+    "matches",
     "matrix",
     "message_class",
     "nanoseconds",
     "packer",
     "pose",
     "pose_matrix",
+    "sample_points",
     "transform",
 ]
 
@@ -65,9 +70,12 @@ def _new(type: str, /, **fields: Any) -> Any:
 
 packer = Packer(_new)
 camera_info = packer.camera_info
+cloud = packer.cloud
 colour_image = packer.colour_image
 detections = packer.detections
 float_image = packer.float_image
 header = packer.header
+markers = packer.markers
+matches = packer.matches
 pose = packer.pose
 transform = packer.transform

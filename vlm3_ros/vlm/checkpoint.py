@@ -41,7 +41,7 @@ class CheckpointInfo:
         parameters = self.file_bytes / BYTES.get(dtype, 2)
         if precision != "nf4":
             return int(parameters * (4 if precision == "fp32" else 2))
-        quantized = _text_linear_parameters(self.config["text_config"])
+        quantized = text_linear_parameters(self.config["text_config"])
         return int(quantized * NF4_BYTES + (parameters - quantized) * 2)
 
 
@@ -114,7 +114,7 @@ def _weight_files(folder: Path) -> list[Path]:
     return shards
 
 
-def _text_linear_parameters(text: dict[str, Any]) -> int:
+def text_linear_parameters(text: dict[str, Any]) -> int:
     """Weights of the language model's linear layers: what NF4 applies to."""
     hidden, head = text["hidden_size"], text["head_dim"]
     attention = 2 * hidden * head * (text["num_attention_heads"] + text["num_key_value_heads"])

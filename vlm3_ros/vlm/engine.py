@@ -10,6 +10,7 @@ Nothing of a look is kept in the model: any number of looks may be open. One thr
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -73,6 +74,7 @@ class Engine:
 
     def close(self) -> None:
         del self.checkpoint, self.language, self.chunks
+        gc.collect()  # modules refer to each other
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

@@ -114,8 +114,10 @@ def load(name: str, device: str = "auto", precision: str = "auto") -> Checkpoint
 def _model(info: CheckpointInfo, device: torch.device, precision: str) -> Any:
     try:
         from transformers import Qwen3VLForConditionalGeneration
+        from transformers.utils.logging import disable_progress_bar
     except ImportError as error:
         raise ModelError("local checkpoints need transformers >= 5.4: pip install 'transformers>=5.4,<6'") from error
+    disable_progress_bar()  # of loading weights: it garbles a log
     options: dict[str, Any] = {"dtype": DTYPES.get(precision, "auto")}
     if precision == "nf4":
         compute = torch.bfloat16 if device.type == "cpu" or _has_bf16(device) else torch.float16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ class Reference:
 
     def close(self) -> None:
         del self.checkpoint
+        gc.collect()  # modules refer to each other
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 class ReferenceView:

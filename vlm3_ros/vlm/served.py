@@ -133,8 +133,20 @@ class ServedView:
         deadline = math.inf if budget_s is None else time.monotonic() + budget_s
         alone = 0 if self._is_cached else 1  # the first question computes what all others share
         answers = [self._ask(question, deadline) for question in questions[:alone]]
+        errors: list[ModelError] = []
+
+        def ask(question: Question) -> Answer | None:
+            """None, at once, for what is still waiting when another one has failed."""
+            try:
+                return None if errors else self._ask(question, deadline)
+            except ModelError as error:
+                errors.append(error)
+                return None
+
         with ThreadPoolExecutor(self._served.in_flight) as pool:
-            answers += pool.map(lambda question: self._ask(question, deadline), questions[alone:])
+            answers += pool.map(ask, questions[alone:])
+        if errors:
+            raise errors[0]
         return answers
 
     def _ask(self, question: Question, deadline: float) -> Answer | None:

@@ -1,0 +1,154 @@
+"""The messages of a ROS 2 bag, by `rosbags`; what is damaged is said, and the rest is read.
+
+Messages are read as the types that Jazzy has, not as the definitions in the bag: the few types read here have been the
+same in every distribution of ROS 2, and so a broken or unknown definition of another topic does no harm.
+"""
+
+from __future__ import annotations
+
+import bisect
+import heapq
+import itertools
+import logging
+import struct
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from rosbags.rosbag2 import Reader
+
+from vlm3_ros.offline.damaged import Damaged
+from vlm3_ros.offline.sources import SYNC_NS, FrameError, SourceError, is_bag_file
+from vlm3_ros.offline.types import typestore
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+log = logging.getLogger(__name__)
+
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # where a message compressed by itself begins; CDR begins with a zero
+
+
+class BagReader:
+    """A bag: a folder with metadata.yaml, or with the files alone, or a single file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._stack = ExitStack()
+        # Each file by itself: one that cannot be read takes none of the others along.
+        files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in (".mcap", ".db3"))
+        # Without any, the files are compressed as a whole, which only a reader with the metadata can open.
+        self._readers = [r for file in files or [path] if (r := self._open(file)) is not None]
+        if not self._readers:
+            raise SourceError(f"nothing of the bag {path} can be read")
+        self.topics: dict[str, str] = {}  # name: type
+        self.counts: dict[str, int] = defaultdict(int)
+        for connection in (c for reader in self._readers for c in reader.connections):
+            self.topics.setdefault(connection.topic, _full_name(connection.msgtype))
+            self.counts[connection.topic] += connection.msgcount
+
+    def close(self) -> None:
+        """Close all files."""
+        self._stack.close()
+
+    def raw(self, topic: str) -> Iterator[tuple[int, bytes]]:
+        """Time of recording in nanoseconds and serialized message, in the order of recording."""
+        yield from heapq.merge(*(self._of_file(reader, topic) for reader in self._readers), key=lambda m: m[0])
+
+    def messages(self, topic: str) -> Iterator[tuple[int, Any]]:
+        """Time of recording in nanoseconds and message; those that cannot be read are left out, and said."""
+        for time, raw in self.raw(topic):
+            try:
+                yield time, self.message(topic, raw)
+            except FrameError as error:
+                log.warning("%s", error)
+
+    def message(self, topic: str, raw: bytes) -> Any:
+        """A message from its serialized form. Raises FrameError."""
+        kind = self.topics[topic]
+        if kind not in typestore().fielddefs:
+            raise FrameError(f"{topic} has messages of type {kind}, which cannot be read")
+        try:
+            return typestore().deserialize_cdr(raw, kind)
+        except Exception as error:  # whatever random bytes do to the generated code
+            raise FrameError(f"a message of {topic} is broken: {type(error).__name__}: {error}") from error
+
+    def of_type(self, kind: str) -> list[str]:
+        """The topics of a type that hold any message."""
+        return sorted(topic for topic, name in self.topics.items() if name == kind and self.counts[topic])
+
+    def _open(self, file: Path) -> Reader | None:
+        try:
+            return self._stack.enter_context(Reader(file))
+        except Exception as error:  # rosbags, its databases and struct raise what they like on broken files
+            if file.suffix == ".mcap" and (damaged := Damaged.found(file)) is not None:
+                log.warning("%s is damaged (%s): reading the %d bytes before the damage", file, error, damaged.whole)
+                return self._stack.enter_context(Reader(damaged))
+            log.warning("%s cannot be read: %s", file, error)
+            return None
+
+    def _of_file(self, reader: Reader, topic: str) -> Iterator[tuple[int, bytes]]:
+        connections = [c for c in reader.connections if c.topic == topic]
+        if not connections:
+            return
+        try:
+            for _, time, data in reader.messages(connections):
+                data = bytes(data)
+                yield time, zstd.decompress(data) if data.startswith(ZSTD_MAGIC) else data
+        except Exception as error:
+            log.warning("%s: %s cannot be read to its end: %s", reader.path, topic, error)
+
+
+class Series:
+    """The messages with a header of one topic in the order of their stamps; cheap when asked one after the other."""
+
+    def __init__(self, bag: BagReader, topic: str):
+        self._bag, self.topic = bag, topic
+        order = []
+        for position, (time, raw) in enumerate(bag.raw(topic)):
+            order.append((_header_stamp(raw) or time, position))
+        if order and not any(_header_stamp(raw) for _, raw in itertools.islice(bag.raw(topic), 1)):
+            log.warning("messages of %s carry no stamp: the time of recording is taken instead", topic)
+        order.sort()
+        self.stamps = [stamp for stamp, _ in order]  # nanoseconds
+        self._positions = [position for _, position in order]
+        self._ahead: Iterator[tuple[int, bytes]] = iter(())
+        self._next = len(order)  # position of what _ahead gives next
+
+    def __getitem__(self, index: int) -> Any:
+        """A message. Raises FrameError."""
+        position = self._positions[index]
+        if position < self._next:
+            self._ahead, self._next = self._bag.raw(self.topic), 0
+        _, raw = next(itertools.islice(self._ahead, position - self._next, None))
+        self._next = position + 1
+        return self._bag.message(self.topic, raw)
+
+    def nearest(self, stamp: int) -> int | None:
+        """Index of the message of one moment with a stamp, if there is one."""
+        after = bisect.bisect_left(self.stamps, stamp)
+        near = [i for i in (after - 1, after) if 0 <= i < len(self.stamps)]
+        best = min(near, key=lambda i: abs(self.stamps[i] - stamp), default=None)
+        return best if best is not None and abs(self.stamps[best] - stamp) <= SYNC_NS else None
+
+
+def _header_stamp(raw: bytes) -> int:
+    """The stamp in nanoseconds of a serialized message that begins with a header; 0 if it has none."""
+    if len(raw) < 12:
+        return 0
+    sec, nanosec = struct.unpack_from("<iI" if raw[1] & 1 else ">iI", raw, 4)
+    return sec * 10**9 + nanosec
+
+
+def _full_name(kind: str) -> str:
+    """Some tools leave the middle out: sensor_msgs/Image."""
+    package, *_, name = kind.split("/")
+    return f"{package}/msg/{name}"
+
+
+__all__ = ["BagReader", "Series", "is_bag_file"]

@@ -1,0 +1,151 @@
+"""Where recorded frames come from: one form for bags and data sets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from vlm3_ros.camera import Calibration, CalibrationError, Rectifier
+from vlm3_ros.config import CameraConfig
+from vlm3_ros.geometry.box3d import Box3D
+from vlm3_ros.perception import Frame
+
+SYNC_NS = 20_000_000  # stamps this near are of one moment, as TUM's associate.py has it
+
+
+class SourceError(Exception):
+    """A recording cannot be used as it is; the message says why and what to do."""
+
+
+class FrameError(Exception):
+    """One frame of a recording cannot be had; the message says why."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What to take where a recording leaves a choice; empty: the only one there is."""
+
+    image: str = ""  # topic
+    camera_info: str = ""  # topic
+    true_depth: str = ""  # topic
+    true_poses: str = ""  # topic: /tf or one of nav_msgs/Odometry
+    true_objects: str = ""  # topic
+    intrinsics: tuple[float, ...] = ()  # fx, fy, cx, cy in pixels, of a data set that does not give them
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What is known about a frame; None is what is not known."""
+
+    depth: np.ndarray | None = None  # float32 [height, width] of the rectified image, metres along Z, NaN unknown
+    T_world_camera: np.ndarray | None = None  # [4, 4]
+    boxes: list[Box3D] | None = None  # in camera axes, in view or not
+
+
+class Source(Protocol):
+    """The recorded images of one camera in the order of their stamps, and what is known about them."""
+
+    @property
+    def stamps(self) -> Sequence[int]:
+        """Nanoseconds, in ascending order, one for each image."""
+
+    def frame(self, index: int) -> Frame:
+        """Decode and rectify an image; cheap when asked one after the other. Raises FrameError."""
+
+    def truth(self, index: int) -> Truth:
+        """What is known about an image. Raises SourceError where it cannot be told which topic is the truth."""
+
+    def mount(self, base: str) -> np.ndarray:
+        """T_base_camera [4, 4]: where the camera sits on the robot. Raises SourceError if that is not recorded."""
+
+
+def open_source(path: Path, choices: Choices, settings: CameraConfig) -> Source:
+    """The recording at ``path``. Raises SourceError."""
+    from vlm3_ros.offline.bag import BagSource
+    from vlm3_ros.offline.manifest import ManifestSource
+    from vlm3_ros.offline.tum import TumSource
+
+    if not path.exists():
+        raise SourceError(f"{path} does not exist")
+    if (path / "manifest.json").is_file():
+        return ManifestSource(path, settings)
+    if (path / "rgb.txt").is_file():
+        return TumSource(path, choices, settings)
+    if path.suffix in (".mcap", ".db3") or (path.is_dir() and any(map(is_bag_file, path.iterdir()))):
+        return BagSource(path, choices, settings)
+    raise SourceError(
+        f"{path} is no recording that can be read: neither a ROS 2 bag (a folder with metadata.yaml, or *.mcap or "
+        "*.db3), nor a folder with rgb.txt (TUM RGB-D) or manifest.json"
+    )
+
+
+def is_bag_file(path: Path) -> bool:
+    """Whether a file is part of a bag, by its name."""
+    return path.name == "metadata.yaml" or path.suffix in (".mcap", ".db3")
+
+
+# ------------------------------------------------------------------------------------ from raw image to frame
+
+_rectifier = lru_cache(maxsize=8)(Rectifier)
+
+
+def rectified(
+    stamp: int, frame_id: str, image: np.ndarray, calibration: Calibration | None, settings: CameraConfig
+) -> Frame:
+    """A frame from an image as the camera gave it, uint8 [height, width, 3] RGB. Raises FrameError."""
+    rectify = _rectify(image, calibration, settings)
+    return Frame("", stamp, frame_id, rectify(image), rectify.camera, rectify.valid)
+
+
+def rectified_depth(depth: np.ndarray, calibration: Calibration | None, settings: CameraConfig) -> np.ndarray:
+    """Depth [height, width] on the raw image as depth on the rectified one. Raises FrameError.
+
+    Each pixel takes the depth of the nearest one: a mean of two sides of a depth edge would lie in the air.
+    """
+    rectify = _rectify(depth, calibration, settings)
+    on_rectified = rectify(depth, cv2.INTER_NEAREST)
+    return on_rectified if rectify.valid is None else np.where(rectify.valid, on_rectified, np.float32(np.nan))
+
+
+def _rectify(image: np.ndarray, calibration: Calibration | None, settings: CameraConfig) -> Rectifier:
+    size = (image.shape[1], image.shape[0])
+    if settings.hfov_deg > 0.0:
+        calibration = Calibration.from_fov(*size, settings.hfov_deg)
+    if calibration is None:
+        raise FrameError("the camera is not calibrated: set camera.hfov_deg")
+    try:
+        return _rectifier(calibration, size, settings.input_rectified)
+    except CalibrationError as error:
+        raise FrameError(str(error)) from error
+
+
+def pinhole(size: tuple[int, int], intrinsics: Sequence[float]) -> Calibration:
+    """The calibration of images of ``size`` (width, height) without distortion, from fx, fy, cx, cy in pixels."""
+    if len(intrinsics) != 4 or not all(map(math.isfinite, intrinsics)):
+        raise SourceError(f"intrinsics must be the four numbers fx fy cx cy in pixels, not {list(intrinsics)}")
+    fx, fy, cx, cy = intrinsics
+    k = (fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0)
+    return Calibration(*size, "plumb_bob", (), k, (0.0,) * 9, (0.0,) * 12)
+
+
+def read_image(path: Path) -> np.ndarray:
+    """The picture in a file as uint8 [height, width, 3] RGB. Raises FrameError."""
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if picture is None:
+        raise FrameError(f"{path} {'holds no image OpenCV can read' if path.exists() else 'does not exist'}")
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+
+
+def read_depth(path: Path, scale: float) -> np.ndarray:
+    """Depth from a file of integers, metres = value / ``scale`` and 0 unknown, as float32 [height, width] with NaN."""
+    values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if values is None or values.ndim != 2:
+        raise FrameError(f"{path} is no depth image with one channel")
+    return np.where(values > 0, values / scale, np.nan).astype(np.float32)
