@@ -10,6 +10,7 @@ from checkpoints import Size
 
 from vlm3_ros.tasks import Grammar, Number, Question
 from vlm3_ros.vlm import Picture
+from vlm3_ros.vlm.decoding import Row
 from vlm3_ros.vlm.digits import Alphabet, places_in
 from vlm3_ros.vlm.engine import Engine
 from vlm3_ros.vlm.loading import load
@@ -150,18 +151,18 @@ def test_a_copied_number_is_measured_where_it_first_stands():
     c = checkpoints.loaded()
     alphabet = Alphabet(c.tokenizer)
     text = "<think> around 8.49 meters. </think>\n\n<answer> 8.49 </answer>"
-    own = [c.tokenizer("\n", add_special_tokens=False)["input_ids"][0]]
-    own += c.tokenizer(text, add_special_tokens=False)["input_ids"]
+    row = Row(c.tokenizer("\n")["input_ids"], 64, frozenset(), tokens=c.tokenizer(text)["input_ids"])
+    own = [*row.suffix, *row.tokens]
     grammar = Grammar(("<answer> ", Number(3, 2), " </answer>"))
 
     def text_before(copies):
-        (place,) = places_in(0, own, 1, text, grammar, copies, alphabet)
+        (place,) = places_in(0, row, text, grammar, copies, alphabet)
         assert own[place.before] == place.token
         return c.tokenizer.decode(own[1 : place.before + 1]), c.tokenizer.decode([place.end])
 
     assert text_before({}) == ("<think> around 8.49 meters. </think>\n\n<answer> ", " </")
     assert text_before({1: 0}) == ("<think> around ", " meters")
-    assert places_in(0, own, 1, "no number", grammar, {}, alphabet) == []
+    assert places_in(0, row, "no number", grammar, {}, alphabet) == []
 
 
 def test_they_can_be_left_out(tmp_path):

@@ -203,20 +203,26 @@ class Rectifier:
     @property
     def valid(self) -> np.ndarray | None:
         """Mask [height, width] of the pixels that the raw image really shows; None when that is all of them."""
-        return None if self._nothing_to_do else self._maps[2]
+        return None if self._nothing_to_do else self._maps[3]
 
-    def __call__(self, image: np.ndarray, interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
-        """Rectify an image [height, width, ...]; the same array comes back when there is nothing to do."""
+    def __call__(self, image: np.ndarray, nearest: bool = False) -> np.ndarray:
+        """Rectify an image [height, width, ...]; the same array comes back when there is nothing to do.
+
+        Values between pixels are interpolated, or with ``nearest`` taken from the nearest pixel: a depth between
+        those of two surfaces would be none.
+        """
         if (image.shape[1], image.shape[0]) != self._size:
             raise CalibrationError(f"this rectifier is for {self._size}, the image is {image.shape[1::-1]}")
         if self._nothing_to_do:
             return image
-        map1, map2, _ = self._maps
-        return cv2.remap(image, map1, map2, interpolation, borderMode=cv2.BORDER_REPLICATE)
+        map1, map2, rounded, _ = self._maps
+        if nearest:
+            return cv2.remap(image, rounded, np.empty(0), cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+        return cv2.remap(image, map1, map2, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
     @cached_property
-    def _maps(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Fixed-point remap tables and the validity mask."""
+    def _maps(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+        """Fixed-point remap tables, the table of nearest pixels, and the validity mask."""
         build = cv2.fisheye.initUndistortRectifyMap if self._fisheye else cv2.initUndistortRectifyMap
         u, v = build(self._K, self._D, self._R, self.camera.K, self._size, cv2.CV_32FC1)
         # With no distortion and no intrinsics what comes out is the direction itself, as tan θ or (fisheye) as θ.
@@ -224,7 +230,8 @@ class Rectifier:
         width, height = self._size
         valid = (u >= -0.5) & (u <= width - 0.5) & (v >= -0.5) & (v <= height - 0.5)
         valid &= np.hypot(x, y) < _turning_point(self._D, self._fisheye)
-        return (*cv2.convertMaps(u, v, cv2.CV_16SC2), None if valid.all() else valid)
+        rounded, _ = cv2.convertMaps(u, v, cv2.CV_16SC2, nninterpolation=True)
+        return (*cv2.convertMaps(u, v, cv2.CV_16SC2), rounded, None if valid.all() else valid)
 
 
 def _turning_point(D: np.ndarray, fisheye: bool) -> float:

@@ -29,12 +29,18 @@ def coloured(
         used &= keep[::stride, ::stride]
     x_ray = ((np.arange(0, depth.shape[1], stride) - camera.cx) / camera.fx).astype(np.float32)
     y_ray = ((np.arange(0, depth.shape[0], stride) - camera.cy) / camera.fy).astype(np.float32)
-    points = np.empty(z.shape, POINT)
-    np.multiply(x_ray, z, out=points["x"])
-    np.multiply(y_ray[:, None], z, out=points["y"])
-    points["z"] = z
-    blue_green_red_zero = points.view(np.uint8).reshape(*z.shape, 16)[..., 12:]  # 0x00RRGGBB, lowest byte first
+    # Column by column: passes over the interleaved points would each go through all of their memory.
+    points = np.empty(np.count_nonzero(used), POINT)
+    points["x"] = (x_ray * z)[used]
+    points["y"] = (y_ray[:, None] * z)[used]
+    points["z"] = z[used]
+    points["rgb"] = _packed(image[::stride, ::stride])[used]
+    return points
+
+
+def _packed(image: np.ndarray) -> np.ndarray:
+    """RGB [height, width, 3] as uint32 [height, width], 0x00RRGGBB."""
+    lowest_first = np.zeros((*image.shape[:2], 4), np.uint8)
     for byte in range(3):
-        blue_green_red_zero[..., byte] = image[::stride, ::stride, 2 - byte]
-    blue_green_red_zero[..., 3] = 0
-    return points.view("V16")[used].view(POINT)  # as plain bytes: NumPy would copy field by field
+        lowest_first[..., byte] = image[..., 2 - byte]
+    return lowest_first.view("<u4")[..., 0]

@@ -45,7 +45,7 @@ class Damaged:
         return False
 
     def open(self, *_: Any, **__: Any) -> BinaryIO:
-        return io.BufferedReader(_Joined(self.path, self.whole))  # type: ignore[return-value]
+        return io.BufferedReader(_Joined(self.path, self.whole), 1 << 20)
 
     def __str__(self) -> str:
         return str(self.path)

@@ -1,7 +1,7 @@
 """The messages of a ROS 2 bag, by `rosbags`; what is damaged is said, and the rest is read.
 
-Messages are read as the types that Jazzy has, not as the definitions in the bag: the few types read here have been the
-same in every distribution of ROS 2, and so a broken or unknown definition of another topic does no harm.
+Messages are read as the types that Jazzy has, not as the definitions in the bag: the few types read here are the same
+in every distribution of ROS 2, and so a broken or unknown definition of another topic does no harm.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from rosbags.rosbag2 import Reader
 
 from vlm3_ros.offline.damaged import Damaged
-from vlm3_ros.offline.sources import SYNC_NS, FrameError, SourceError, is_bag_file
+from vlm3_ros.offline.sources import SYNC_NS, FrameError, SourceError
 from vlm3_ros.offline.types import typestore
 
 if sys.version_info >= (3, 14):
@@ -48,6 +48,7 @@ class BagReader:
             raise SourceError(f"nothing of the bag {path} can be read")
         self.topics: dict[str, str] = {}  # name: type
         self.counts: dict[str, int] = defaultdict(int)
+        self._first: dict[str, Any] = {}
         for connection in (c for reader in self._readers for c in reader.connections):
             self.topics.setdefault(connection.topic, _full_name(connection.msgtype))
             self.counts[connection.topic] += connection.msgcount
@@ -67,6 +68,15 @@ class BagReader:
                 yield time, self.message(topic, raw)
             except FrameError as error:
                 log.warning("%s", error)
+
+    def first(self, topic: str) -> Any:
+        """The first message of a topic. Raises FrameError."""
+        if topic not in self._first:
+            time_and_raw = next(self.raw(topic), None)
+            if time_and_raw is None:
+                raise FrameError(f"{topic} holds no message that can be read")
+            self._first[topic] = self.message(topic, time_and_raw[1])
+        return self._first[topic]
 
     def message(self, topic: str, raw: bytes) -> Any:
         """A message from its serialized form. Raises FrameError."""
@@ -88,7 +98,7 @@ class BagReader:
         except Exception as error:  # rosbags, its databases and struct raise what they like on broken files
             if file.suffix == ".mcap" and (damaged := Damaged.found(file)) is not None:
                 log.warning("%s is damaged (%s): reading the %d bytes before the damage", file, error, damaged.whole)
-                return self._stack.enter_context(Reader(damaged))
+                return self._stack.enter_context(Reader(damaged))  # type: ignore[arg-type]
             log.warning("%s cannot be read: %s", file, error)
             return None
 
@@ -109,11 +119,13 @@ class Series:
 
     def __init__(self, bag: BagReader, topic: str):
         self._bag, self.topic = bag, topic
-        order = []
+        order, unstamped = [], 0
         for position, (time, raw) in enumerate(bag.raw(topic)):
-            order.append((_header_stamp(raw) or time, position))
-        if order and not any(_header_stamp(raw) for _, raw in itertools.islice(bag.raw(topic), 1)):
-            log.warning("messages of %s carry no stamp: the time of recording is taken instead", topic)
+            stamp = _header_stamp(raw)
+            unstamped += not stamp
+            order.append((stamp or time, position))
+        if unstamped:
+            log.warning("%d messages of %s have no stamp: the time of recording is taken for it", unstamped, topic)
         order.sort()
         self.stamps = [stamp for stamp, _ in order]  # nanoseconds
         self._positions = [position for _, position in order]
@@ -149,6 +161,3 @@ def _full_name(kind: str) -> str:
     """Some tools leave the middle out: sensor_msgs/Image."""
     package, *_, name = kind.split("/")
     return f"{package}/msg/{name}"
-
-
-__all__ = ["BagReader", "Series", "is_bag_file"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -105,12 +106,9 @@ def rectified(
 
 
 def rectified_depth(depth: np.ndarray, calibration: Calibration | None, settings: CameraConfig) -> np.ndarray:
-    """Depth [height, width] on the raw image as depth on the rectified one. Raises FrameError.
-
-    Each pixel takes the depth of the nearest one: a mean of two sides of a depth edge would lie in the air.
-    """
+    """Depth [height, width] on the raw image as depth on the rectified one. Raises FrameError."""
     rectify = _rectify(depth, calibration, settings)
-    on_rectified = rectify(depth, cv2.INTER_NEAREST)
+    on_rectified = rectify(depth, nearest=True)
     return on_rectified if rectify.valid is None else np.where(rectify.valid, on_rectified, np.float32(np.nan))
 
 
@@ -144,8 +142,13 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def read_depth(path: Path, scale: float) -> np.ndarray:
-    """Depth from a file of integers, metres = value / ``scale`` and 0 unknown, as float32 [height, width] with NaN."""
+    """Depth from a file of integers, metres = value / ``scale`` and 0 unknown: float32 [height, width] with NaN."""
     values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if values is None or values.ndim != 2:
         raise FrameError(f"{path} is no depth image with one channel")
     return np.where(values > 0, values / scale, np.nan).astype(np.float32)
+
+
+def nanoseconds(seconds: str) -> int:
+    """A stamp in seconds as text, exactly."""
+    return int(Decimal(seconds) * 10**9)

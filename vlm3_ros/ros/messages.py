@@ -65,7 +65,10 @@ def message_class(name: str) -> Any:
 
 
 def _new(type: str, /, **fields: Any) -> Any:
-    return message_class(type)(**fields)
+    message = message_class(type)()
+    for name, value in fields.items():
+        setattr(message, name, value)  # the constructor would copy arrays once more: 7 ms for a large cloud
+    return message
 
 
 packer = Packer(_new)

@@ -79,7 +79,7 @@ def decode(language: LanguageModel, own: OwnTokens, rows: Sequence[Row], templat
 
 def _plan(row: Row, template: Template | None) -> Plan | None:
     """What to do next with a row; None where its answer has no known form."""
-    plan = template.plan(row.tokens) if template is not None and not row.failed else None
+    plan = template.plan(row.tokens) if template is not None else None
     return plan and Plan(plan.draft[: row.left - 1], plan.free)
 
 

@@ -21,6 +21,7 @@ import torch
 from vlm3_ros.tasks import Grammar, Number
 from vlm3_ros.tasks.answers import without_think
 from vlm3_ros.vlm.attention import Layout
+from vlm3_ros.vlm.decoding import Row
 from vlm3_ros.vlm.distribution import Distribution
 from vlm3_ros.vlm.keyvalues import OwnTokens
 from vlm3_ros.vlm.language import LanguageModel
@@ -215,20 +216,16 @@ def _distribution(leaves: dict[float, float]) -> Distribution:
 
 
 def places_in(
-    row: int,
-    own: Sequence[int],
-    answer_start: int,
-    text: str,
-    grammar: Grammar,
-    copies: dict[int, int],
-    alphabet: Alphabet,
+    index: int, row: Row, text: str, grammar: Grammar, copies: dict[int, int], alphabet: Alphabet
 ) -> list[Place]:
-    """Where the numbers of a grammar stand in an answer (own tokens from ``answer_start`` on, ``text``).
+    """Where the numbers of a grammar stand in the answer of row ``index``, which reads ``text``.
 
-    A number that by ``copies`` only repeats an earlier one is looked up there: at its copy nothing is left to decide.
+    A number that by ``copies`` repeats an earlier one, and does, is looked up there: at its copy nothing is left to
+    decide.
     """
     numbers = [m.start() for m in re.finditer(r"[0-9]+(?:\.[0-9]+)?", text)]
-    starts, i = [], answer_start
+    own = [*row.suffix, *row.tokens]
+    starts, i = [], len(row.suffix)
     while i < len(own):
         length = alphabet.numbers.length(own, i)
         starts += [(i, i + length)] if length else []
@@ -242,8 +239,10 @@ def places_in(
         k = next((k for k, at in enumerate(numbers) if begin <= at - shift < end), None)
         if k is None:
             return []
-        first, last = starts[copies.get(k, k)]
+        first, last = starts[k]
+        if k in copies and own[slice(*starts[copies[k]])] == own[first:last]:
+            first, last = starts[copies[k]]
         start, leads = alphabet.leads(own, first, number.signed)
         following = own[last] if last < len(own) else None
-        found.append(Place(row, start - 1, own[start - 1], number, leads, following))
+        found.append(Place(index, start - 1, own[start - 1], number, leads, following))
     return found

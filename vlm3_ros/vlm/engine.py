@@ -199,9 +199,7 @@ class EngineView:
         places = [
             place
             for i, (row, text) in enumerate(zip(rows, texts, strict=True))
-            for place in places_in(
-                i, [*row.suffix, *row.tokens], len(row.suffix), text, grammar, {} if row.failed else copies, alphabet
-            )
+            for place in places_in(i, row, text, grammar, copies, alphabet)
         ]
         found = measure(self._engine.language, own, places, [row.stored for row in rows], alphabet)
         of_rows: list[list[Distribution]] = [[] for _ in rows]

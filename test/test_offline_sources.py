@@ -1,0 +1,336 @@
+"""Bags and data sets as sources of frames and truth; recorded data is compared with what independent readers say."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import bags
+import cv2
+import numpy as np
+import pytest
+import truth
+from bags import SECOND
+from rosbags.rosbag2 import StoragePlugin
+from rosbags.rosbag2.enums import CompressionMode
+
+from vlm3_ros.camera import Camera
+from vlm3_ros.config import CameraConfig
+from vlm3_ros.geometry.box3d import Box3D
+from vlm3_ros.offline.sources import Choices, FrameError, Source, SourceError, open_source
+
+START = 1000 * SECOND
+STAMPS = [START + i * SECOND // 10 for i in range(5)]
+
+
+def opened(path: Path, settings: CameraConfig | None = None, **choices: object) -> Source:
+    return open_source(path, Choices(**choices), settings or CameraConfig())  # type: ignore[arg-type]
+
+
+def levels(source: Source) -> list[int]:
+    """What tells the made frames apart."""
+    return [int(source.frame(i).image[0, 0, 0]) for i in range(len(source.stamps))]
+
+
+# ------------------------------------------------------------------------------------------------ recorded data
+
+
+@pytest.mark.parametrize(
+    ("bag", "folder", "frames"),
+    [
+        ("tum_fr3_cabinet", "tum_fr3_cabinet", range(0, 58, 9)),
+        ("tum_fr3_cabinet_3f_raw_db3", "tum_fr3_cabinet", range(1, 4)),
+        ("redwood_livingroom_5_raw", "redwood_livingroom_5", range(5)),
+    ],
+)
+def test_recorded_bag_says_what_its_folder_says(data, bag, folder, frames):
+    known = list(truth.manifest_frames(data / folder).values())
+    images = [entry["rgb"] for entry in json.loads((data / folder / "manifest.json").read_text())["frames"]]
+    source = opened(data / "bags_made" / bag)
+    offset = frames[0] if bag.endswith("db3") else 0
+    for i in frames:
+        frame, found = source.frame(i - offset), source.truth(i - offset)
+        expected = cv2.cvtColor(cv2.imread(str(data / folder / images[i])), cv2.COLOR_BGR2RGB)
+        np.testing.assert_array_equal(frame.image, expected)
+        assert frame.camera == known[i].camera
+        assert frame.stamp == source.stamps[i - offset]
+        np.testing.assert_allclose(found.depth, known[i].depth, atol=6e-4)  # the bags hold millimetres
+        np.testing.assert_allclose(found.T_world_camera, known[i].T_world_camera, atol=1e-4)
+
+
+def test_manifest_folder(data):
+    folder = data / "tum_fr3_cabinet"
+    source = opened(folder)
+    for i, known in enumerate(truth.manifest_frames(folder).values()):
+        if i % 20 == 0:
+            found = source.truth(i)
+            assert source.frame(i).camera == known.camera
+            np.testing.assert_allclose(found.depth, known.depth, rtol=1e-6)
+            np.testing.assert_allclose(found.T_world_camera, known.T_world_camera, atol=1e-8)
+            np.testing.assert_allclose(found.boxes[0].corners(), known.boxes[0].corners(), atol=1e-7)
+    assert source.stamps[0] == 1341841278842700000
+
+
+def test_message_compressed_bag(data):
+    source = opened(data / "bags_amber_soccer", CameraConfig(hfov_deg=70.0))
+    assert len(source.stamps) == 2
+    assert all(source.frame(i).image.shape == (480, 640, 3) for i in range(2))
+    assert source.frame(1).image.std() > 10.0  # a picture, not noise or black
+
+
+def test_tum_folder(data, tmp_path):
+    known = list(truth.manifest_frames(data / "tum_fr3_cabinet").values())[:3]
+    entries = json.loads((data / "tum_fr3_cabinet" / "manifest.json").read_text())["frames"][:3]
+    shutil.copytree(data / "tum_fr3_cabinet", tmp_path / "tum", ignore=shutil.ignore_patterns("manifest.json"))
+    for kind, shift in (("rgb", 0.0), ("depth", 0.004)):
+        lines = [f"{entry['stamp'] + shift:.6f} {entry[kind]}" for entry in entries]
+        (tmp_path / "tum" / f"{kind}.txt").write_text("\n".join(["# timestamp filename", *lines]))
+    with pytest.raises(SourceError, match="--intrinsics"):
+        opened(tmp_path / "tum")
+    source = opened(tmp_path / "tum", intrinsics=(535.4, 539.2, 320.1, 247.6))
+    assert list(source.stamps) == [round(entry["stamp"] * 1e4) * 10**5 for entry in entries]
+    for i, frame in enumerate(known):
+        assert source.frame(i).camera == frame.camera
+        np.testing.assert_allclose(source.truth(i).depth, frame.depth, rtol=1e-6)
+        np.testing.assert_allclose(source.truth(i).T_world_camera, frame.T_world_camera, atol=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------- forms of bags
+
+
+@pytest.mark.parametrize(
+    ("storage", "compression"),
+    [
+        (StoragePlugin.MCAP, CompressionMode.NONE),
+        (StoragePlugin.MCAP, CompressionMode.STORAGE),
+        (StoragePlugin.MCAP, CompressionMode.MESSAGE),
+        (StoragePlugin.MCAP, CompressionMode.FILE),
+        (StoragePlugin.SQLITE3, CompressionMode.NONE),
+        (StoragePlugin.SQLITE3, CompressionMode.MESSAGE),
+        (StoragePlugin.SQLITE3, CompressionMode.FILE),
+    ],
+)
+def test_storage_and_compression(tmp_path, storage, compression):
+    source = opened(bags.write(tmp_path / "bag", bags.camera(STAMPS), storage, compression))
+    assert levels(source) == [1, 2, 3, 4, 5]
+    assert source.frame(1).camera == bags.CAMERA  # and back
+
+
+def test_split_bag_without_metadata(tmp_path):
+    parts = [bags.write(tmp_path / f"part_{i}", bags.camera(STAMPS[i : i + 2])) for i in (0, 2)]
+    (tmp_path / "bag").mkdir()
+    for part in parts:
+        shutil.copy(part / f"{part.name}.mcap", tmp_path / "bag")
+    assert list(opened(tmp_path / "bag").stamps) == STAMPS[:4]
+
+
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.95, 0.999])
+def test_truncated_file_gives_what_is_whole(tmp_path, caplog, part):
+    camera = Camera(640, 480, 600.0, 600.0, 319.5, 239.5)
+    entries = [("/image", t, bags.image(t, level, camera=camera)) for level, t in enumerate(STAMPS * 2, 1)]
+    entries = [(topic, t + i, message) for i, (topic, t, message) in enumerate(sorted(entries, key=lambda e: e[1]))]
+    (file,) = bags.write(tmp_path / "bag", entries).glob("*.mcap")
+    whole = file.read_bytes()
+    broken = tmp_path / "broken.mcap"
+    broken.write_bytes(whole[: int(len(whole) * part)])
+    source = opened(broken, CameraConfig(hfov_deg=60.0))
+    full = opened(file, CameraConfig(hfov_deg=60.0))
+    assert 10 * part - 3 <= len(source.stamps) <= 10
+    assert list(source.stamps) == list(full.stamps)[: len(source.stamps)]
+    assert int(source.frame(0).image[0, 0, 0]) == int(full.frame(0).image[0, 0, 0])
+    assert "damaged" in caplog.text
+
+
+def test_one_broken_file_takes_no_other_along(tmp_path, caplog):
+    bag = bags.write(tmp_path / "bag", bags.camera(STAMPS))
+    (bag / "bag_1.mcap").write_bytes(b"no mcap at all")
+    (bag / "bag_2.db3").write_bytes(b"")
+    assert levels(opened(bag)) == [1, 2, 3, 4, 5]
+    assert "bag_1.mcap cannot be read" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"no mcap at all", b"\x89MCAP0\r\n"])
+def test_unreadable_bag_is_refused(tmp_path, content):
+    (tmp_path / "bag.mcap").write_bytes(content)
+    with pytest.raises(SourceError, match="nothing of the bag"):
+        opened(tmp_path / "bag.mcap")
+
+
+@pytest.mark.parametrize("name", ["missing", "."])
+def test_what_is_no_recording_is_refused(tmp_path, name):
+    with pytest.raises(SourceError, match=r"does not exist|is no recording"):
+        opened(tmp_path / name)
+
+
+# --------------------------------------------------------------------------------------------- hostile contents
+
+
+def test_stamps_out_of_order_are_put_in_order(tmp_path):
+    entries = bags.camera(STAMPS)
+    images = entries[1:]
+    images = [(topic, START + i, message) for i, (topic, _, message) in enumerate(images[::2] + images[1::2])]
+    source = opened(bags.write(tmp_path / "bag", [entries[0], *images]))
+    assert list(source.stamps) == STAMPS
+    assert levels(source) == [1, 2, 3, 4, 5]
+
+
+def test_second_image_of_a_stamp_is_refused(tmp_path):
+    entries = [*bags.camera(STAMPS[:2]), ("/camera/image", STAMPS[1] + 5, bags.image(STAMPS[1], 9))]
+    source = opened(bags.write(tmp_path / "bag", entries))
+    with pytest.raises(FrameError, match="stamp of the image before"):
+        source.frame(2)
+    assert int(source.frame(1).image[0, 0, 0]) == 2
+
+
+def test_images_without_stamps_take_the_time_of_recording(tmp_path, caplog):
+    entries = [("/image", t, bags.image(0, level)) for level, t in enumerate(STAMPS, 1)]
+    source = opened(bags.write(tmp_path / "bag", entries), CameraConfig(hfov_deg=60.0))
+    assert list(source.stamps) == STAMPS
+    assert "have no stamp" in caplog.text
+
+
+def test_bad_images_are_refused_one_by_one(tmp_path):
+    empty, small = bags.image(STAMPS[1]), bags.image(STAMPS[2], camera=bags.CAMERA.resized(32, 24))
+    empty.data = np.zeros(0, np.uint8)
+    entries = [e for e in bags.camera(STAMPS) if e[1] not in STAMPS[1:3] or "info" in e[0]]
+    entries += [("/camera/image", STAMPS[1], empty), ("/camera/image", STAMPS[2], small)]
+    source = opened(bags.write(tmp_path / "bag", entries))
+    with pytest.raises(FrameError, match="truncated"):
+        source.frame(1)
+    with pytest.raises(FrameError, match="the image is 32x24 but camera_info is for 64x48"):
+        source.frame(2)
+    assert source.frame(3).image[0, 0, 0] == 4
+
+
+def test_topics_of_unknown_type_do_no_harm(tmp_path):
+    from rosbags.rosbag2 import Writer
+
+    from vlm3_ros.offline.types import typestore
+
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        odd = writer.add_connection("/odd", "robot_msgs/msg/Odd", msgdef="nonsense[", rihs01="RIHS01_0")
+        writer.write(odd, START, b"\x00\x01\x00\x00?")
+        for topic, time, message in bags.camera(STAMPS[:1]):
+            kind = message.__msgtype__
+            connection = writer.add_connection(topic, kind, typestore=typestore())
+            writer.write(connection, time, typestore().serialize_cdr(message, kind))
+    assert levels(opened(tmp_path / "bag")) == [1]
+
+
+# --------------------------------------------------------------------------------------------------- which topic
+
+
+def test_ambiguous_images_are_listed_with_a_suggestion(tmp_path):
+    entries = bags.camera(STAMPS, "/infra") + bags.camera(STAMPS[:2], "/color")
+    bag = bags.write(tmp_path / "bag", sorted(entries, key=lambda e: e[1]))
+    with pytest.raises(SourceError) as error:
+        opened(bag)
+    assert "/infra/image" in str(error.value)
+    assert "--image /color/image" in str(error.value)
+    assert len(opened(bag, image="/color/image").stamps) == 2
+    with pytest.raises(SourceError, match="no topic /colour"):
+        opened(bag, image="/colour")
+
+
+def test_camera_info_is_that_beside_the_images_or_of_their_frame(tmp_path):
+    images = bags.camera(STAMPS)[1:]
+    other = Camera(64, 48, 80.0, 80.0, 31.5, 23.5)
+    far, wrong = (
+        ("/far/camera_info", START, bags.info(START)),
+        ("/x/camera_info", START, bags.info(START, "x", other)),
+    )
+    assert opened(bags.write(tmp_path / "frame", [far, wrong, *images])).frame(0).camera == bags.CAMERA
+    with pytest.raises(SourceError, match=r"no camera_info for /camera/image.*hfov_deg"):
+        opened(bags.write(tmp_path / "none", [wrong, *images]))
+    with pytest.raises(SourceError, match=r"--camera-info /(far|near)/camera_info"):
+        opened(bags.write(tmp_path / "two", [far, ("/near/camera_info", START, bags.info(START)), *images]))
+    with pytest.raises(SourceError, match="belong to different cameras"):
+        opened(tmp_path / "none", camera_info="/x/camera_info")
+    assert opened(tmp_path / "none", CameraConfig(hfov_deg=60.0)).frame(0).camera.fx == pytest.approx(55.43, abs=0.01)
+
+
+def test_depth_of_another_frame_is_no_truth(tmp_path, caplog):
+    depths = [("/raw/depth", START, bags.depth(START, 3.0, "depth_frame")), ("/depth", START, bags.depth(START))]
+    source = opened(bags.write(tmp_path / "bag", bags.camera(STAMPS[:1]) + depths))
+    np.testing.assert_array_equal(source.truth(0).depth, np.full((48, 64), 2.0))
+    assert "not registered" in caplog.text
+
+
+def test_depth_more_than_20_ms_away_is_no_truth(tmp_path):
+    depths = [("/depth", t, bags.depth(t)) for t in (START + 19_000_000, STAMPS[1] + 21_000_000)]
+    source = opened(bags.write(tmp_path / "bag", bags.camera(STAMPS[:2]) + depths))
+    assert source.truth(0).depth is not None
+    assert source.truth(1).depth is None
+
+
+# -------------------------------------------------------------------------------------------------- poses, boxes
+
+
+def moving(parent: str, child: str, xs: dict[int, float]) -> list[bags.Entry]:
+    return [("/tf", t, bags.transform(t, parent, child, x)) for t, x in xs.items()]
+
+
+def test_poses_from_tf_are_chained_and_interpolated(tmp_path):
+    entries = bags.camera([START, START + 25_000_000, START + SECOND])
+    entries += moving("odom", "base", {START: 1.0, START + 100_000_000: 2.0, START + 2 * SECOND: 9.0})
+    entries += [("/tf_static", START, bags.transform(START, "base", "camera", 0.5))]
+    source = opened(bags.write(tmp_path / "bag", sorted(entries, key=lambda e: e[1])))
+    assert source.truth(0).T_world_camera[0, 3] == pytest.approx(1.5)
+    assert source.truth(1).T_world_camera[0, 3] == pytest.approx(1.75)
+    assert source.truth(2).T_world_camera is None  # the poses around it are two seconds apart
+    np.testing.assert_allclose(source.mount("base")[:3, 3], [0.5, 0.0, 0.0])
+    with pytest.raises(SourceError, match="does not connect 'arm'"):
+        source.mount("arm")
+
+
+def test_tf_or_odometry_has_to_be_named(tmp_path):
+    entries = bags.camera(STAMPS[:1]) + moving("odom", "base", {START: 1.0})
+    entries += [("/tf_static", START, bags.transform(START, "base", "camera", 0.5))]
+    entries += [("/odometry", START, bags.odometry(START, "base", 7.0))]
+    bag = bags.write(tmp_path / "bag", entries)
+    with pytest.raises(SourceError, match="--true-poses"):
+        opened(bag).truth(0)
+    assert opened(bag, true_poses="/odometry").truth(0).T_world_camera[0, 3] == pytest.approx(7.5)
+    assert opened(bag, true_poses="/tf").truth(0).T_world_camera[0, 3] == pytest.approx(1.5)
+
+
+def test_odometry_of_a_frame_that_does_not_hold_the_camera_is_refused(tmp_path):
+    entries = [*bags.camera(STAMPS[:1]), ("/odometry", START, bags.odometry(START, "wheel", 7.0))]
+    with pytest.raises(SourceError, match="where on it the camera's frame"):
+        opened(bags.write(tmp_path / "bag", entries)).truth(0)
+
+
+def test_detections_are_true_boxes_in_the_camera_frame_only(tmp_path):
+    box = Box3D("chair", 1.0, np.array([0.1, 0.2, 3.0]), np.array([0.5, 0.6, 0.7]), np.eye(3))
+    for frame_id in ("camera", "map"):
+        message = bags.PACKER.detections(bags.header(START, frame_id), [box])
+        bag = bags.write(tmp_path / frame_id, [*bags.camera(STAMPS[:1]), ("/objects", START, message)])
+        if frame_id == "camera":
+            (found,) = opened(bag).truth(0).boxes
+            assert found.label == "chair"
+            assert found.iou(box) == pytest.approx(1.0)
+        else:
+            with pytest.raises(SourceError, match="must be in the camera's frame"):
+                opened(bag).truth(0)
+
+
+def test_truth_of_a_distorted_camera_lies_on_the_rectified_image(tmp_path):
+    """A vertical depth edge bends with the lens; rectified it is where the rectified image has its edge."""
+    message, distorted = bags.depth(START), bags.info(START)
+    columns = np.arange(64)
+    step = np.where(columns < 40, 1.0, 4.0).astype(np.float32)
+    message.data = np.tile(step, (48, 1)).view(np.uint8).ravel()
+    picture = bags.image(START)
+    picture.data = np.repeat(np.tile(np.where(columns < 40, 20, 200).astype(np.uint8), (48, 1)), 3, axis=1).ravel()
+    distorted.d = np.array([-0.4, 0.1, 0.0, 0.0, 0.0])
+    entries = [("/camera_info", START, distorted), ("/image", START, picture), ("/depth", START, message)]
+    source = opened(bags.write(tmp_path / "bag", entries))
+    frame, depth = source.frame(0), source.truth(0).depth
+    assert set(np.unique(depth[np.isfinite(depth)])) == {1.0, 4.0}  # nothing between
+    np.testing.assert_array_equal(
+        np.isnan(depth), np.zeros_like(depth, bool) if frame.valid is None else ~frame.valid
+    )
+    sure = np.isfinite(depth) & ((frame.image[..., 0] < 60) | (frame.image[..., 0] > 160))
+    assert sure.mean() > 0.8
+    np.testing.assert_array_equal(depth[sure] > 2.0, frame.image[sure][:, 0] > 100)
