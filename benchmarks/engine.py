@@ -57,11 +57,11 @@ def questions(count: int) -> list[Question]:
     return depth.questions(RNG.integers(0, depth.BINS, (count, 2)))
 
 
-def checkpoint_folder(size: str, picture: Picture, device: str) -> Path:
-    """The fitted checkpoint, made where it is not there yet."""
-    folder = ROOT / "build" / "benchmark" / size
+def checkpoint_folder(size: str, picture: Picture, device: str, precision: str) -> Path:
+    """The checkpoint, its head fitted at this precision; made where it is not there yet."""
+    folder = ROOT / "build" / "benchmark" / f"{size}_{precision}"
     if not (folder / "fitted").is_file():
-        dtype, precision = (torch.bfloat16, "bf16") if device.startswith("cuda") else (torch.float32, "fp32")
+        dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
         checkpoints.make(folder, SIZES[size], 0, checkpoints.qwen3_tokenizer(), VOCABULARY, dtype)
         dialogues = [(q.text, depth.answer(checkpoints.easy_metres(RNG))) for q in questions(96)]
         checkpoints.plant(folder, dialogues, picture, device, precision)
@@ -224,7 +224,8 @@ def main() -> None:
     device = pick_device(args.device)
     width, height = args.image
     picture = Picture(RNG.integers(0, 255, (height // 32, width // 32, 3), dtype=np.uint8), (width, height))
-    checkpoint = load(str(checkpoint_folder(args.size, picture, str(device))), str(device), args.precision)
+    folder = checkpoint_folder(args.size, picture, str(device), args.precision)
+    checkpoint = load(str(folder), str(device), args.precision)
     dtype = checkpoint.model.get_input_embeddings().weight.dtype
     machine = Machine.measured(device, dtype)
     vlms: dict[str, Any] = {

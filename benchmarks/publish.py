@@ -1,9 +1,9 @@
 """What publishing a frame costs: building and sending depth/image, depth/camera_info, points and objects/markers.
 
-python benchmarks/publish.py [--frames 200]
+python -m benchmarks.publish [--frames 200]
 
 640x480 with every pixel known and 10 boxes, to a live subscriber in a process of its own. Milliseconds of CPU time
-per frame in the publishing process (all its threads, DDS included), as JSON.
+per frame in the publishing process (all its threads, DDS included; median over the frames), as JSON.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ import json
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import rclpy
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import String
@@ -37,6 +35,7 @@ from vlm3_ros.ros.outputs import Outputs
 
 WIDTH, HEIGHT, BOXES = 640, 480, 10
 LIMIT_MS = 10.0
+WARMING_UP = 10  # frames
 TOPICS = {
     "depth/image": Image,
     "depth/camera_info": CameraInfo,
@@ -66,12 +65,11 @@ def listen() -> None:
     for topic, kind in TOPICS.items():
         confirm = topic == "points"
         node.create_subscription(kind, topic, lambda _, confirm=confirm: confirm and heard.publish(String()), 10)
-    with suppress(KeyboardInterrupt, ExternalShutdownException):
-        rclpy.spin(node)
+    rclpy.spin(node)
 
 
-def cpu_ms_per_frame(frames: int) -> tuple[float, int]:
-    """CPU time per frame of `Outputs.publish`, and how many frames arrived."""
+def cpu_ms_per_frame(frames: int) -> tuple[list[float], int]:
+    """CPU time of `Outputs.publish` for each frame, and how many frames arrived."""
     node, arrived = Node("publisher"), [0]
 
     def count(_: String) -> None:
@@ -81,18 +79,16 @@ def cpu_ms_per_frame(frames: int) -> tuple[float, int]:
     outputs, perceived, settings = Outputs(node, ""), scene(), CloudConfig()
     while not (all(map(outputs.subscribed, TOPICS)) and node.count_publishers("heard")):
         rclpy.spin_once(node, timeout_sec=0.1)
-    spent = 0.0
-    for i in range(-10, frames):  # the first ten are for warming up
-        if i == 0:
-            spent = 0.0
+    spent = []
+    for _ in range(WARMING_UP + frames):
         before = arrived[0]
         start = time.process_time()
         outputs.publish(perceived, settings)
-        spent += time.process_time() - start
+        spent.append((time.process_time() - start) * 1e3)
         end = time.monotonic() + 1.0
         while arrived[0] == before and time.monotonic() < end:
             rclpy.spin_once(node, timeout_sec=0.1)
-    return spent / frames * 1e3, arrived[0] - 10
+    return spent[WARMING_UP:], arrived[0] - WARMING_UP
 
 
 def main() -> int:
@@ -104,17 +100,19 @@ def main() -> int:
     if arguments.listen:
         listen()
         return 0
-    listener = subprocess.Popen([sys.executable, __file__, "--listen"], stdout=subprocess.DEVNULL)
+    listener = subprocess.Popen([sys.executable, __file__, "--listen"])
     rclpy.init()
     try:
-        cost, arrived = cpu_ms_per_frame(arguments.frames)
+        spent, arrived = cpu_ms_per_frame(arguments.frames)
     finally:
-        listener.terminate()
+        listener.kill()
         listener.wait()
         rclpy.try_shutdown()
+    median, worst = np.percentile(spent, [50, 95]).round(2).tolist()
     result = {"size": f"{WIDTH}x{HEIGHT}", "frames": arguments.frames, "arrived": arrived}
-    print(json.dumps({**result, "cpu_ms_per_frame": round(cost, 2), "limit_ms": LIMIT_MS}, indent=2))
-    return 0 if cost < LIMIT_MS and arrived == arguments.frames else 1
+    result |= {"cpu_ms_per_frame": median, "cpu_ms_95_percent": worst, "limit_ms": LIMIT_MS}
+    print(json.dumps(result, indent=2))
+    return 0 if median < LIMIT_MS and arrived == arguments.frames else 1
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from vlm3_ros.vlm.engine import Engine
@@ -256,15 +257,16 @@ def plant(
 
     A random transformer's last hidden state tells recent tokens apart; a linear readout of it, fitted by cross
     entropy, is a language model of a few sentences. Where the dialogues go on differently from the same words (the
-    digits), the model is torn, and each question tips it its own way.
+    digits), the model is torn, and each question tips it its own way. It does so at this precision only: another one
+    disturbs a random transformer's states too much.
     """
     checkpoint = load(str(folder), device, precision)
     states, nexts = _teacher_forced(checkpoint, dialogues, picture)
     states = states.float().cpu()
     used, target = nexts.unique(return_inverse=True)
-    head = checkpoint.model.lm_head.weight
-    weight = torch.zeros(len(used), head.shape[1], requires_grad=True)
-    others = torch.full((len(states), 1), math.log(len(head) - len(used)))  # all other tokens keep the logit 0
+    vocabulary, hidden = checkpoint.model.lm_head.weight.shape
+    weight = torch.zeros(len(used), hidden, requires_grad=True)
+    others = torch.full((len(states), 1), math.log(vocabulary - len(used)))  # all other tokens keep the logit 0
     optimizer = torch.optim.LBFGS([weight], max_iter=300, history_size=20, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
@@ -275,10 +277,10 @@ def plant(
         return value
 
     optimizer.step(loss)
-    with torch.no_grad():
-        head.zero_()
-        head[used] = weight
-    checkpoint.model.save_pretrained(folder)
+    tensors = load_file(folder / "model.safetensors")
+    head = torch.zeros_like(tensors["lm_head.weight"])
+    head[used] = weight.detach().to(head.dtype)
+    save_file({**tensors, "lm_head.weight": head}, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 @torch.no_grad()

@@ -185,3 +185,18 @@ def test_camera_that_stops():
         peer.heard["/diagnostics"].clear()
         peer.diagnosed(f"no image on {running.namespace}/image", level=DiagnosticStatus.WARN)
         perceives(running, image)
+
+
+def test_a_flood_of_the_same_complaint_is_said_once():
+    with live() as running:
+        peer = running.peer
+        peer.listen(Image, "depth/image")
+        images, infos = peer.connected(Image, "image"), peer.connected(CameraInfo, "camera_info")
+        sent = iter(range(10**6))
+
+        def send() -> None:
+            infos.publish(info())
+            images.publish(image(peer.next_stamp(), data=bytes(next(sent))))
+
+        peer.until_sent(send, lambda: peer.count("refused") > 10, "many refusals")
+        assert len([line for line in peer.log() if "truncated" in line]) == 1

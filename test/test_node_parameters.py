@@ -158,7 +158,7 @@ def test_namespace_remapping_and_parameter_file(tmp_path: Path):
 
             peer.until_sent(send, lambda: depth, "depth image")
             assert "/robot/front/image_raw" in process.output
-            assert ("eyes", "/robot") in peer.node.get_node_names_and_namespaces()
+            peer.until(lambda: ("eyes", "/robot") in peer.node.get_node_names_and_namespaces(), "the node's new name")
             assert process.interrupt() == 0, process.output
     finally:
         peer.close()

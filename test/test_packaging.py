@@ -23,7 +23,7 @@ INTERFACES = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("msg/*.msg"),
 MODULES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("vlm3_ros/**/*.py"))
 SHARED = sorted(str(path.relative_to(ROOT)) for folder in ("launch", "config") for path in ROOT.glob(f"{folder}/*.*"))
 NODES = ("vlm3_node", "sim_node")
-REQUIREMENTS = ("core", "vlm", "test", "ros-jazzy-wheels")
+REQUIREMENTS = ("core", "vlm", "offline", "test", "ros-jazzy-wheels")
 
 # Modules whose apt package, as rosdep names it, has another name.
 ROSDEP_KEYS = {
@@ -32,7 +32,10 @@ ROSDEP_KEYS = {
     "scipy": "python3-scipy",
 }
 NOT_IMPORTED = {"rosbag2", "rosidl_default_runtime", "rviz2"}  # programs, and what generated messages load
-FROM_PIP = {"bitsandbytes", "huggingface_hub", "torch", "transformers"}  # requirements/vlm.txt
+FROM_PIP = {  # requirements/vlm.txt, offline.txt and what comes with rosbags
+    *("bitsandbytes", "huggingface_hub", "torch", "transformers"),
+    *("backports", "compression", "rosbags", "ruamel"),
+}
 
 
 @pytest.fixture(scope="module")

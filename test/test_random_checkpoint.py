@@ -24,6 +24,8 @@ OUTPUTS = {
     "/objects": "vision_msgs/msg/Detection3DArray",
     "/diagnostics": "diagnostic_msgs/msg/DiagnosticArray",
 }
+pytestmark = pytest.mark.slow
+
 FRAMES, DEPTH_POINTS, MATCH_POINTS = 3, 24, 6
 
 

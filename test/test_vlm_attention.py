@@ -120,3 +120,23 @@ def test_causal_attention_of_one_sequence():
     q, k, v = random(7, 6, 16), random(7, 2, 16), random(7, 2, 16)
     expected, _ = naive(q, k, v, torch.ones(7, 7, dtype=torch.bool).tril())
     torch.testing.assert_close(causal(q, k, v, SCALE), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel_does", ["right", "wrong", "old", "not built"])
+def test_a_cuda_kernel_is_tried_before_it_is_trusted(kernel_does, monkeypatch, caplog):
+    varlen = pytest.importorskip("torch.nn.attention.varlen")
+
+    def kernel(*args, **options):
+        if kernel_does == "old":
+            raise TypeError("varlen_attn() got an unexpected keyword argument 'seqused_k'")
+        if kernel_does == "not built":
+            raise RuntimeError("USE_FLASH_ATTENTION was not enabled for build")
+        out, lse = varlen_twin(*args, **options)
+        return (out * 1.5 if kernel_does == "wrong" else out), lse
+
+    monkeypatch.setattr(varlen, "varlen_attn", kernel)
+    monkeypatch.setitem(globals(), "SCALE", 0.125)
+    attention._varlen_works.cache_clear()
+    assert attention._varlen_works(CPU, torch.float32) == (kernel_does == "right")
+    assert bool(caplog.text) == (kernel_does != "right")
+    attention._varlen_works.cache_clear()

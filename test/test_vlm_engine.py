@@ -14,8 +14,9 @@ from vlm3_ros.tasks import depth, grounding, matching, pose
 from vlm3_ros.vlm import ModelError, Picture, engine
 from vlm3_ros.vlm.chunks import Chunks, question_bytes
 from vlm3_ros.vlm.engine import Engine
+from vlm3_ros.vlm.keyvalues import Prefix
 from vlm3_ros.vlm.language import LanguageModel
-from vlm3_ros.vlm.loading import load
+from vlm3_ros.vlm.loading import Checkpoint, load
 from vlm3_ros.vlm.reference import Reference
 
 RNG = np.random.default_rng(0)
@@ -353,3 +354,14 @@ def test_a_budget_leaves_the_last_questions_unasked(monkeypatch):
         assert view.ask(questions, budget_s=0.0) == [None] * 40
         assert [a is None for a in view.ask(questions, budget_s=0.1)] == [False] + [True] * 39
         assert None not in view.ask(questions, budget_s=20.1)
+
+
+@pytest.mark.parametrize("part", ["pixels", "extended"])
+def test_out_of_memory_where_smaller_chunks_do_not_help(monkeypatch, part):
+    def no_memory(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    owner = {"pixels": Checkpoint, "extended": Prefix}[part]
+    monkeypatch.setattr(owner, part, no_memory)
+    with pytest.raises(ModelError, match=r"out of memory .*camera\.max_tokens"):
+        ask(Engine(checkpoints.loaded(TINY, 0)), PICTURES[:1], depth_questions(4))

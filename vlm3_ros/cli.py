@@ -24,11 +24,54 @@ def main() -> int:
     demo.add_argument("--out", type=Path, default=Path("results/demo.png"), help="the picture (default: %(default)s)")
     demo.set_defaults(run=_demo)
 
+    run = commands.add_parser("run", help="perceive every frame of a bag or data set, without ROS; stops and goes on")
+    run.add_argument("source", type=Path, help="ROS 2 bag, TUM RGB-D folder, or folder with a manifest.json")
+    run.add_argument("--out", type=Path, required=True, help="folder for bag, trajectory, settings and timings")
+    run.add_argument("--config", type=Path, help="ROS parameter file, as for the node")
+    run.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one setting; may be repeated")
+    run.add_argument("--depth-png", action="store_true", help="write depth as 16-bit PNG files in millimetres too")
+    _add_choices(run)
+    run.set_defaults(run=_run)
+
+    evaluate = commands.add_parser("evaluate", help="compare what `vlm3 run` wrote with the truth of a recording")
+    evaluate.add_argument("folder", type=Path, help="what --out was for `vlm3 run`")
+    evaluate.add_argument("--truth", type=Path, help="recording with the truth (default: the one that was perceived)")
+    evaluate.add_argument("--true-depth", metavar="TOPIC", help="depth on the images, in their frame")
+    evaluate.add_argument("--true-poses", metavar="TOPIC", help="/tf, or one of nav_msgs/Odometry")
+    evaluate.add_argument("--true-objects", metavar="TOPIC", help="boxes in the camera's frame")
+    _add_choices(evaluate)
+    evaluate.set_defaults(run=_evaluate)
+
     settings = commands.add_parser("settings", help="print every setting with its default, as a ROS parameter file")
     settings.set_defaults(run=_settings)
 
     arguments = parser.parse_args()
     return arguments.run(arguments)
+
+
+def _add_choices(command: argparse.ArgumentParser) -> None:
+    """What to take where a recording leaves a choice."""
+    command.add_argument("--image", metavar="TOPIC", help="images, where a bag has several such topics")
+    command.add_argument("--camera-info", metavar="TOPIC", help="the calibration that belongs to them")
+    command.add_argument(
+        "--intrinsics",
+        nargs=4,
+        type=float,
+        metavar=("FX", "FY", "CX", "CY"),
+        help="in pixels, of a data set that does not give them",
+    )
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from vlm3_ros.offline.commands import run
+
+    return run(arguments)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from vlm3_ros.offline.commands import evaluate
+
+    return evaluate(arguments)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from vlm3_ros.camera import Camera
@@ -29,13 +30,11 @@ def coloured(
         used &= keep[::stride, ::stride]
     x_ray = ((np.arange(0, depth.shape[1], stride) - camera.cx) / camera.fx).astype(np.float32)
     y_ray = ((np.arange(0, depth.shape[0], stride) - camera.cy) / camera.fy).astype(np.float32)
-    # Column by column: passes over the interleaved points would each go through all of their memory.
-    points = np.empty(np.count_nonzero(used), POINT)
-    points["x"] = (x_ray * z)[used]
-    points["y"] = (y_ray[:, None] * z)[used]
-    points["z"] = z[used]
-    points["rgb"] = _packed(image[::stride, ::stride])[used]
-    return points
+    colour = _packed(image[::stride, ::stride]).view(np.float32)  # the same bits, as merge wants one type
+    columns = [(x_ray * z)[used], (y_ray[:, None] * z)[used], z[used], colour[used]]
+    if not used.any():
+        return np.empty(0, POINT)
+    return cv2.merge(columns).reshape(-1, 4).view(POINT)[:, 0]  # one pass over the memory of the points
 
 
 def _packed(image: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from vlm3_ros.geometry.box3d import Box3D
 from vlm3_ros.images import ImageError
 from vlm3_ros.offline import poses, topics
 from vlm3_ros.offline.reader import BagReader, Series
-from vlm3_ros.offline.sources import Choices, FrameError, SourceError, Truth, rectified, rectified_depth
+from vlm3_ros.offline.sources import Choices, FrameError, SourceError, Truth, nearest, rectified, rectified_depth
 from vlm3_ros.perception import Frame
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class BagSource:
         return None if topic is None else Series(self._bag, topic)
 
     def _true_depth(self, stamp: int) -> np.ndarray | None:
-        if self._depth is None or (index := self._depth.nearest(stamp)) is None:
+        if self._depth is None or (index := nearest(self._depth.stamps, stamp)) is None:
             return None
         try:
             message = self._depth[index]
@@ -127,7 +127,7 @@ class BagSource:
         return None if topic is None else Series(self._bag, topic)
 
     def _true_boxes(self, stamp: int) -> list[Box3D] | None:
-        if self._objects is None or (index := self._objects.nearest(stamp)) is None:
+        if self._objects is None or (index := nearest(self._objects.stamps, stamp)) is None:
             return None
         message = self._objects[index]
         if message.header.frame_id != self._frame_id:

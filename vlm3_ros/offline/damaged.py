@@ -7,9 +7,8 @@ import struct
 from pathlib import Path
 from typing import Any, BinaryIO
 
-MAGIC = b"\x89MCAP0\r\n"
-DATA_END, FOOTER = 0x0F, 0x02
-MIN_RECORD = 9  # bytes: one of operation code, eight of length
+from vlm3_ros.offline.mcap import DATA_END, FOOTER, MAGIC, OVERHEAD, records
+
 # Data end and footer without a summary (mcap.dev/spec): a reader then scans the records.
 END = struct.pack("<BQI", DATA_END, 4, 0) + struct.pack("<BQQQI", FOOTER, 20, 0, 0, 0) + MAGIC
 
@@ -26,16 +25,11 @@ class Damaged:
     def found(cls, path: Path) -> Damaged | None:
         """The whole part of a file; None if it is no mcap file or nothing of it is whole."""
         with path.open("rb") as file:
-            size = file.seek(0, io.SEEK_END)
-            file.seek(0)
             if file.read(len(MAGIC)) != MAGIC:
                 return None
-            whole = file.tell()
-            while whole + MIN_RECORD <= size:
-                operation, length = struct.unpack("<BQ", file.read(MIN_RECORD))
-                if operation in (DATA_END, FOOTER, 0) or whole + MIN_RECORD + length > size:
-                    break
-                whole = file.seek(whole + MIN_RECORD + length)
+            whole = len(MAGIC)
+            for _, at, length in records(file, whole):
+                whole = at + OVERHEAD + length
         return cls(path, whole) if whole > len(MAGIC) else None
 
     def exists(self) -> bool:

@@ -6,7 +6,6 @@ in every distribution of ROS 2, and so a broken or unknown definition of another
 
 from __future__ import annotations
 
-import bisect
 import heapq
 import itertools
 import logging
@@ -21,7 +20,7 @@ from typing import Any
 from rosbags.rosbag2 import Reader
 
 from vlm3_ros.offline.damaged import Damaged
-from vlm3_ros.offline.sources import SYNC_NS, FrameError, SourceError
+from vlm3_ros.offline.sources import FrameError, SourceError
 from vlm3_ros.offline.types import typestore
 
 if sys.version_info >= (3, 14):
@@ -140,13 +139,6 @@ class Series:
         _, raw = next(itertools.islice(self._ahead, position - self._next, None))
         self._next = position + 1
         return self._bag.message(self.topic, raw)
-
-    def nearest(self, stamp: int) -> int | None:
-        """Index of the message of one moment with a stamp, if there is one."""
-        after = bisect.bisect_left(self.stamps, stamp)
-        near = [i for i in (after - 1, after) if 0 <= i < len(self.stamps)]
-        best = min(near, key=lambda i: abs(self.stamps[i] - stamp), default=None)
-        return best if best is not None and abs(self.stamps[best] - stamp) <= SYNC_NS else None
 
 
 def _header_stamp(raw: bytes) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -147,6 +148,14 @@ def read_depth(path: Path, scale: float) -> np.ndarray:
     if values is None or values.ndim != 2:
         raise FrameError(f"{path} is no depth image with one channel")
     return np.where(values > 0, values / scale, np.nan).astype(np.float32)
+
+
+def nearest(stamps: Sequence[int], stamp: int, within: int = SYNC_NS) -> int | None:
+    """Index of the stamp nearest to another one, of ascending ones; None if it is not ``within`` so many ns."""
+    after = bisect.bisect_left(stamps, stamp)
+    near = [i for i in (after - 1, after) if 0 <= i < len(stamps)]
+    best = min(near, key=lambda i: abs(stamps[i] - stamp), default=None)
+    return best if best is not None and abs(stamps[best] - stamp) <= within else None
 
 
 def nanoseconds(seconds: str) -> int:

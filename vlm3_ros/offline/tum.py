@@ -6,7 +6,6 @@ intrinsics, so these have to be given.
 
 from __future__ import annotations
 
-import bisect
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,12 +17,12 @@ from vlm3_ros.camera import Calibration
 from vlm3_ros.config import CameraConfig
 from vlm3_ros.offline import poses
 from vlm3_ros.offline.sources import (
-    SYNC_NS,
     Choices,
     FrameError,
     SourceError,
     Truth,
     nanoseconds,
+    nearest,
     pinhole,
     read_depth,
     read_image,
@@ -50,6 +49,7 @@ class TumSource:
                 "freiburg3 535.4 539.2 320.1 247.6), or --set camera.hfov_deg=..."
             )
         self._images = _listed(folder / "rgb.txt")
+        self._stamps = [stamp for stamp, _ in self._images]
         self._depths = _listed(folder / "depth.txt") if (folder / "depth.txt").exists() else []
         self._path = poses.Path()
         if (folder / "groundtruth.txt").exists():
@@ -58,7 +58,7 @@ class TumSource:
 
     @property
     def stamps(self) -> Sequence[int]:
-        return [stamp for stamp, _ in self._images]
+        return self._stamps
 
     def frame(self, index: int) -> Frame:
         stamp, name = self._images[index]
@@ -73,12 +73,11 @@ class TumSource:
         raise SourceError("a data set folder has no /tf_static: leave pose.base_frame empty")
 
     def _true_depth(self, stamp: int) -> np.ndarray | None:
-        after = bisect.bisect_left(self._depths, stamp, key=lambda entry: entry[0])
-        near = min(self._depths[max(0, after - 1) : after + 1], key=lambda e: abs(e[0] - stamp), default=None)
-        if near is None or abs(near[0] - stamp) > SYNC_NS:
+        index = nearest([at for at, _ in self._depths], stamp)
+        if index is None:
             return None
         try:
-            depth = read_depth(self._folder / near[1], DEPTH_SCALE)
+            depth = read_depth(self._folder / self._depths[index][1], DEPTH_SCALE)
             return rectified_depth(depth, self._calibration(depth), self._settings)
         except FrameError as error:
             log.warning("no depth at %d ns: %s", stamp, error)

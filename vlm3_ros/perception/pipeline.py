@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,6 +16,14 @@ from vlm3_ros.perception.scene import Frame, Scene, Tally
 from vlm3_ros.perception.sight import Sight
 from vlm3_ros.vlm import Answer
 from vlm3_ros.vlm.models import Models
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """What outlives a frame of one camera."""
+
+    previous: Frame | None
+    track: Track | None
 
 
 class Perception:
@@ -59,6 +68,18 @@ class Perception:
         """Ask a spatial question; ``<region N>`` is the Nth of ``regions``, x1 y1 x2 y2 in pixels of the image."""
         with self._models.frame() as looks:
             return ask_about(Sight(frame, looks, Tally()), self.config, text, regions)
+
+    def memory(self, source: str) -> Memory:
+        """What is remembered of a camera after its last frame."""
+        return Memory(self._previous.get(source), self._tracks.get(source))
+
+    def resume(self, source: str, memory: Memory) -> None:
+        """Go on with a camera as after the frame at whose end ``memory`` was taken."""
+        self.forget(source)
+        if memory.previous is not None:
+            self._previous[source] = memory.previous
+        if memory.track is not None:
+            self._tracks[source] = memory.track
 
     def forget(self, source: str) -> None:
         """Start anew with a camera: its time jumped back, or it now shows another kind of picture."""

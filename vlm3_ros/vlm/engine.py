@@ -86,24 +86,28 @@ class Engine:
     def prefix(self, pictures: Sequence[Picture]) -> Prefix:
         """Vision tower and chat up to the end of the last picture, with room for the text that questions share."""
         c = self.checkpoint
-        try:
+        with _memory_may_run_out("while looking"):
             pixels, grids, sizes = c.pixels(list(pictures))
-            seen = c.model.model.visual(pixels.to(c.model.model.visual.dtype), grid_thw=grids, return_dict=True)
+            visual = c.model.model.visual
+            seen = visual(pixels.to(visual.dtype), grid_thw=grids, return_dict=True)
             tokens = c.chat.pictures([rows * columns for rows, columns in sizes])
             ids = torch.tensor(tokens)
             images = (ids == c.image_token).nonzero()[:, 0].to(c.device)
-            x = self.language.embed(ids.to(c.device)).index_copy(
-                0, images, seen.pooler_output.to(self.language.dtype)
-            )
-            prefix = Prefix(self.language, len(tokens) + COMMON_TEXT)
-            prefix.fill(x, mrope_positions(tokens, c.image_token, sizes), (images, seen.deepstack_features))
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise ModelError(
-                    "out of memory while looking: lower camera.max_tokens or use precision nf4"
-                ) from error
+            text = self.language.embed(ids.to(c.device))
+            x = text.index_copy(0, images, seen.pooler_output.to(text.dtype))
+            positions = mrope_positions(tokens, c.image_token, sizes)
+            return Prefix.of(self.language, x, positions, (images, seen.deepstack_features), COMMON_TEXT)
+
+
+@contextmanager
+def _memory_may_run_out(when: str) -> Iterator[None]:
+    """Turns running out of memory into an error for people, where smaller chunks would not help."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
             raise
-        return prefix
+        raise ModelError(f"out of memory {when}: lower camera.max_tokens or use precision nf4") from error
 
 
 class EngineView:
@@ -134,7 +138,8 @@ class EngineView:
         engine, kind = self._engine, self._engine.kind(questions[0].grammar)
         tokens = engine.checkpoint.chat.questions([question.text for question in questions])
         common = min(common_length(tokens), min(map(len, tokens)) - 1, COMMON_TEXT) if len(tokens) > 1 else 0
-        prefix = self._prefix.extended(tokens[0][:common])
+        with _memory_may_run_out("before the first answer"):
+            prefix = self._prefix.extended(tokens[0][:common])
         ends = frozenset(engine.checkpoint.end_tokens)
         rows = [Row(own[common:], q.max_tokens, ends) for own, q in zip(tokens, questions, strict=True)]
         answers: list[Answer | None] = []
@@ -143,8 +148,10 @@ class EngineView:
             if not count:
                 break
             start = time.monotonic()
-            answers += self._answer(prefix, rows[len(answers) :][:count], questions[0].grammar, kind)
-            kind.took((time.monotonic() - start) / count)
+            given = self._answer(prefix, rows[len(answers) :][:count], questions[0].grammar, kind)
+            if given:
+                kind.took((time.monotonic() - start) / count)
+            answers += given
         return answers + [None] * (len(rows) - len(answers))
 
     def _count(self, rows: Sequence[Row], kind: Kind, deadline: float, is_first: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,32 +13,40 @@ from vlm3_ros.vlm.attention import Layout
 from vlm3_ros.vlm.language import LanguageModel
 
 
+@dataclass(frozen=True, eq=False)
 class Prefix:
     """Keys and values [capacity, Hkv, D] a layer of the pictures and the text that all questions share."""
 
-    def __init__(self, language: LanguageModel, capacity: int):
-        shape = (capacity, language.kv_heads, language.head_dim)
-        self._language = language
-        self.keys = [torch.empty(shape, dtype=language.dtype, device=language.device) for _ in language.layers]
-        self.values = [torch.empty_like(k) for k in self.keys]
-        self.length = 0
-        self.position = 0  # of the next token; less than the length, for pictures take fewer positions than tokens
+    language: LanguageModel
+    keys: list[Tensor]
+    values: list[Tensor]
+    length: int  # tokens
+    position: int  # of the next token; less than the length, for pictures take fewer positions than tokens
 
-    def fill(self, x: Tensor, positions: Tensor, deepstack: tuple[Tensor, Sequence[Tensor]] | None) -> None:
-        """Run the first tokens [T, hidden] of the chat at ``positions`` [3, T]."""
-        self.length, self.position = len(x), int(positions.max()) + 1
+    @classmethod
+    def of(
+        cls,
+        language: LanguageModel,
+        x: Tensor,
+        positions: Tensor,
+        deepstack: tuple[Tensor, Sequence[Tensor]],
+        room: int,
+    ) -> Prefix:
+        """From the first tokens [T, hidden] of the chat at ``positions`` [3, T]; with room for more text."""
+        keys = _empty(language, (len(x) + room,))
+        values = _empty(language, (len(x) + room,))
+
+        def attend(layer: int, k: Tensor, v: Tensor, q: Tensor | None, is_read: bool) -> Tensor:
+            keys[layer][: len(k)], values[layer][: len(v)] = k, v
+            return k if q is None else attention.causal(q, k, v, language.scale)
+
         nothing = torch.empty(0, dtype=torch.long, device=x.device)
-        self._language.run(x, positions.to(x.device), self._attend, nothing, deepstack)
-
-    def _attend(self, layer: int, k: Tensor, v: Tensor, q: Tensor | None, is_read: bool) -> Tensor:
-        self.keys[layer][: len(k)], self.values[layer][: len(v)] = k, v
-        return k if q is None else attention.causal(q, k, v, self._language.scale)
+        language.run(x, positions.to(x.device), attend, nothing, deepstack)
+        return cls(language, keys, values, len(x), int(positions.max()) + 1)
 
     def extended(self, tokens: Sequence[int]) -> Prefix:
-        """This prefix with common text behind it: the same memory, valid until the next call of this method."""
-        longer = Prefix.__new__(Prefix)
-        longer._language, longer.keys, longer.values = self._language, self.keys, self.values
-        longer.length, longer.position = self.length + len(tokens), self.position + len(tokens)
+        """This prefix with common text behind it: in the same memory, valid until the next call of this method."""
+        longer = replace(self, length=self.length + len(tokens), position=self.position + len(tokens))
         if tokens:
             own = OwnTokens(self, rows=1, capacity=len(tokens))
             own.feed([0], [tokens], [len(tokens)], [0])
@@ -52,12 +61,9 @@ class OwnTokens:
 
     def __init__(self, prefix: Prefix, rows: int, capacity: int):
         self._prefix = prefix
-        self._language = prefix._language
-        language = self._language
-        shape = (rows, capacity, language.kv_heads, language.head_dim)
-        # Zeros: slots nobody may see yet have weight 0, which leaves no trace of any number but NaN.
-        self.keys = [torch.zeros(shape, dtype=language.dtype, device=language.device) for _ in language.layers]
-        self.values = [torch.zeros_like(k) for k in self.keys]
+        self._language = prefix.language
+        self.keys = _empty(prefix.language, (rows, capacity))
+        self.values = _empty(prefix.language, (rows, capacity))
 
     @property
     def capacity(self) -> int:
@@ -116,3 +122,12 @@ class OwnTokens:
 
         positions = (self._prefix.position + depth).expand(3, -1)
         return self._language.run(self._language.embed(tokens), positions, attend, read)
+
+
+def _empty(language: LanguageModel, tokens: tuple[int, ...]) -> list[Tensor]:
+    """Room for the keys or values of so many tokens, a layer.
+
+    Zeros: a slot that nobody may see yet has weight 0, which leaves no trace of any number but NaN.
+    """
+    shape = (*tokens, language.kv_heads, language.head_dim)
+    return [torch.zeros(shape, dtype=language.dtype, device=language.device) for _ in language.layers]

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-LOGITS = {"cpu": 1 << 21, "cuda": 1 << 26}  # computed at a time: 8 MB in float32, a cache's worth, or 256 MB
+LOGITS = {"cpu": 1 << 19, "cuda": 1 << 26}  # computed at a time: 2 MB in float32, a cache's worth, or 256 MB
 
 
 class Attend(Protocol):
@@ -92,11 +92,11 @@ class LanguageModel:
             value, index = logits.max(-1)
             token = torch.where(value > best, index + first, token)
             best = torch.maximum(best, value)
-            total = torch.logaddexp(total, logits.logsumexp(-1))
+            total = torch.logaddexp(total, value + logits.sub_(value[:, None]).exp_().sum(-1).log())
         return token, best - total
 
     def _pieces(self, hidden: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Float32 logits [R, piece] and the first token they are of."""
+        """Float32 logits [R, piece], the caller's to change, and the first token they are of."""
         if self._head_weight is None:
             yield 0, self._head(hidden).float()
             return

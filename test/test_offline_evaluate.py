@@ -1,0 +1,86 @@
+"""`vlm3 evaluate`: what a run wrote against truth that is off by known amounts."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import bags
+import numpy as np
+import pytest
+from bags import SECOND
+from test_offline_run import STAMPS, ahead, settings, vlm3
+
+from vlm3_ros.geometry.box3d import Box3D
+
+AHEAD_M = 0.25  # per image in truth; the run sees 0.2
+
+
+def with_truth(path: Path) -> Path:
+    """The camera of `ahead`, with a depth that is a tenth larger than what is seen, and larger steps."""
+    entries = ahead(STAMPS)
+    for i, stamp in enumerate(STAMPS):
+        entries.append(("/depth", stamp, bags.depth(stamp, 1.1 * (2.0 - 0.2 * i))))
+        moved = bags.transform(stamp, "map", "camera")
+        moved.transforms[0].transform.translation.z = AHEAD_M * i
+        entries.append(("/tf", stamp, moved))
+        box = Box3D("chair", 1.0, np.array([0.0, 0.0, 3.0]), np.ones(3), np.eye(3))
+        entries.append(("/boxes", stamp, bags.PACKER.detections(bags.header(stamp), [box])))
+    return bags.write(path, entries)
+
+
+@pytest.fixture
+def run(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    bag = with_truth(tmp_path / "camera")
+    assert vlm3("run", bag, "--out", tmp_path / "out", "--image", "/camera/image", *settings(request.node.name)) == 0
+    return tmp_path / "out"
+
+
+def test_known_differences_are_measured(run, capsys):
+    assert vlm3("evaluate", run) == 0
+    found = json.loads((run / "metrics.json").read_text())
+    depth = found["depth"]
+    assert depth["frames"] == 6
+    assert (depth["delta1"], depth["coverage"]) == (1.0, 1.0)
+    assert depth["abs_rel"] == pytest.approx(1 / 11, abs=0.005)  # answers have two decimals
+    assert depth["rmse_log"] == pytest.approx(math.log(1.1), abs=0.005)
+    assert sum(row["pixels"] for row in depth["by_range_m"]) == depth["pixels"] == 6 * 64 * 48
+    assert found["confidence"]["brier"] < 0.1
+    assert found["pairs"]["length_rel_median"] == pytest.approx(1 - 0.2 / AHEAD_M, abs=0.03)
+    assert found["pairs"]["auc5"] == pytest.approx(1.0, abs=1e-3)
+    # Six poses in a row 0.25 m and 0.2 m apart: the k-th is 0.05 * (k - 2.5) off.
+    assert found["trajectory"]["ate_m"] == pytest.approx(0.05 * math.sqrt(35 / 12), abs=0.005)
+    assert found["trajectory"]["rpe_m"] == pytest.approx(0.05, abs=0.005)
+    assert found["objects"] == {**found["objects"], "true": 6, "found": 0, "ap15": 0.0, "iou_median": None}
+    assert found["frames"]["perceived"] == 6
+    shown = capsys.readouterr().out
+    assert "abs_rel" in shown
+    assert "ate_m" in shown
+
+
+def test_truth_may_be_another_recording_a_little_apart_in_time(run, tmp_path):
+    depths = [("/other", stamp + 9_000_000, bags.depth(stamp + 9_000_000, 4.0)) for stamp in STAMPS[:2]]
+    images = [(topic, t + 10_000_000, bags.image(t + 10_000_000)) for topic, t, _ in bags.camera(STAMPS[:3])[1:]]
+    infos = [("/camera/camera_info", STAMPS[0], bags.info(STAMPS[0]))]
+    other = bags.write(tmp_path / "other", sorted(infos + images + depths, key=lambda entry: entry[1]))
+    assert vlm3("evaluate", run, "--truth", other) == 0
+    found = json.loads((run / "metrics.json").read_text())
+    assert found["depth"]["frames"] == 2
+    assert found["depth"]["abs_rel"] == pytest.approx((2.0 / 4.0 + 2.2 / 4.0) / 2, abs=0.01)
+    assert "trajectory" not in found
+
+
+def test_nothing_to_compare_is_said(run, tmp_path, capsys):
+    other = bags.write(tmp_path / "other", bags.camera([t + 5 * SECOND for t in STAMPS]))
+    assert vlm3("evaluate", run, "--truth", other) == 1
+    assert "could be compared" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folder", ["missing", "unfinished"])
+def test_what_is_no_finished_run_is_refused(run, tmp_path, capsys, folder):
+    if folder == "unfinished":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "run.json").write_bytes((run / "run.json").read_bytes())
+    assert vlm3("evaluate", tmp_path / folder) == 1
+    assert "vlm3 run" in capsys.readouterr().err

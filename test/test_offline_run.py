@@ -1,0 +1,298 @@
+"""`vlm3 run`: every frame once, stopped or not, into a bag that others can read."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import bags
+import cv2
+import doubles
+import numpy as np
+import pytest
+import ros
+from bags import SECOND
+from rosbags.highlevel import AnyReader
+from rosbags.rosbag2 import Reader
+from scipy.spatial.transform import Rotation
+
+from vlm3_ros import cli
+from vlm3_ros.config import ConfigError
+from vlm3_ros.offline.mcap import MAGIC, METADATA, McapWriter, records
+from vlm3_ros.offline.progress import line
+from vlm3_ros.offline.settings import read_config, to_yaml
+from vlm3_ros.offline.types import typestore
+from vlm3_ros.vlm import ModelError
+
+START = 1000 * SECOND
+STAMPS = [START + i * SECOND // 10 for i in range(6)]
+TASKS = "node.tasks=[depth, pose, matches, objects]"
+OUTPUTS = {
+    "/depth/image": "sensor_msgs/msg/Image",
+    "/depth/camera_info": "sensor_msgs/msg/CameraInfo",
+    "/depth/confidence": "sensor_msgs/msg/Image",
+    "/depth/samples": "sensor_msgs/msg/PointCloud2",
+    "/points": "sensor_msgs/msg/PointCloud2",
+    "/camera_pose": "geometry_msgs/msg/PoseWithCovarianceStamped",
+    "/tf": "tf2_msgs/msg/TFMessage",
+    "/matches": "vlm3_ros/msg/PixelMatches",
+    "/objects": "vision_msgs/msg/Detection3DArray",
+    "/objects/markers": "visualization_msgs/msg/MarkerArray",
+}
+
+
+def vlm3(*words: object) -> int:
+    """The command, in this process."""
+    argv, sys.argv = sys.argv, ["vlm3", *map(str, words)]
+    try:
+        return cli.main()
+    finally:
+        sys.argv = argv
+
+
+def settings(double: str, *others: str) -> list[str]:
+    return [w for s in (f"vlm.test_double=doubles:shared:{double}", TASKS, *others) for w in ("--set", s)]
+
+
+def messages(bag: Path) -> dict[str, list[Any]]:
+    """All messages by topic, read by the definitions that the bag brings along."""
+    found = defaultdict(list)
+    with AnyReader([bag]) as reader:
+        for connection, time_, raw in reader.messages():
+            message = reader.deserialize(raw, connection.msgtype)
+            assert connection.msgtype == OUTPUTS[connection.topic]
+            found[connection.topic].append((time_, message))
+    return found
+
+
+def ahead(stamps: list[int]) -> list[bags.Entry]:
+    """A camera that moves 0.2 m ahead from image to image, towards a wall 2 m away."""
+    entries = bags.camera(stamps)
+    for i, (_, _, message) in enumerate(entries[1:]):
+        message.data = np.tile(np.array([100 - 10 * i, 10 * i, 7], np.uint8), 64 * 48)
+    return entries
+
+
+@pytest.fixture
+def bag(tmp_path: Path) -> Path:
+    return bags.write(tmp_path / "camera", ahead(STAMPS))
+
+
+def test_every_frame_gives_every_output(bag, tmp_path, request):
+    assert vlm3("run", bag, "--out", tmp_path / "out", *settings(request.node.name), "--depth-png") == 0
+    found = messages(tmp_path / "out" / "bag")
+    assert set(found) == set(OUTPUTS)
+    for topic, pairs in found.items():
+        assert [time_ for time_, _ in pairs] == (STAMPS[1:] if topic == "/matches" else STAMPS), topic
+    for i, (_, depth) in enumerate(found["/depth/image"]):
+        np.testing.assert_allclose(depth.data.view(np.float32), 2.0 - 0.2 * i, atol=0.02)
+        png = cv2.imread(str(tmp_path / "out" / "depth" / f"{STAMPS[i]}.png"), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_allclose(png, depth.data.view(np.float32).reshape(48, 64) * 1000.0, atol=0.5)
+        assert (depth.header.stamp.sec, depth.header.stamp.nanosec) == divmod(STAMPS[i], SECOND)
+        assert depth.header.frame_id == "camera"
+
+
+def test_pose_goes_to_topic_tf_and_trajectory(bag, tmp_path, request):
+    assert vlm3("run", bag, "--out", tmp_path / "out", *settings(request.node.name)) == 0
+    found = messages(tmp_path / "out" / "bag")
+    lines = np.loadtxt(tmp_path / "out" / "trajectory.txt")
+    for i, row in enumerate(lines):
+        pose, tf = found["/camera_pose"][i][1], found["/tf"][i][1].transforms[0]
+        p, q = pose.pose.pose.position, pose.pose.pose.orientation
+        assert (pose.header.frame_id, tf.header.frame_id, tf.child_frame_id) == ("odom", "odom", "camera")
+        np.testing.assert_allclose([p.x, p.y, p.z], [0.2 * i, 0.0, 0.0], atol=0.01)  # ahead is odom's x
+        np.testing.assert_allclose(row, [STAMPS[i] / SECOND, p.x, p.y, p.z, q.x, q.y, q.z, q.w], atol=1e-8)
+        t = tf.transform.translation
+        assert (t.x, t.y, t.z) == (p.x, p.y, p.z)
+
+
+def test_base_frame_starts_at_the_origin_of_odom(bag, tmp_path, request):
+    mount = bags.transform(START, "base", "camera", 0.0)
+    q = Rotation.from_matrix([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]).as_quat()
+    rotation, translation = mount.transforms[0].transform.rotation, mount.transforms[0].transform.translation
+    rotation.x, rotation.y, rotation.z, rotation.w = q
+    translation.z = 0.5
+    bag = bags.write(tmp_path / "mounted", [("/tf_static", START, mount), *ahead(STAMPS)])
+    assert vlm3("run", bag, "--out", tmp_path / "out", *settings(request.node.name, "pose.base_frame=base")) == 0
+    found = messages(tmp_path / "out" / "bag")
+    for i, ((_, tf), (_, pose)) in enumerate(zip(found["/tf"], found["/camera_pose"], strict=True)):
+        t = tf.transforms[0].transform.translation
+        assert tf.transforms[0].child_frame_id == "base"
+        np.testing.assert_allclose([t.x, t.y, t.z], [0.2 * i, 0.0, 0.0], atol=0.01)
+        assert pose.pose.pose.position.z == pytest.approx(0.5, abs=0.01)
+
+
+def test_frames_that_cannot_be_used_are_left_out(tmp_path, capsys, request):
+    entries = ahead(STAMPS)
+    entries[3][2].data = np.zeros(0, np.uint8)
+    assert (
+        vlm3("run", bags.write(tmp_path / "b", entries), "--out", tmp_path / "out", *settings(request.node.name)) == 0
+    )
+    times = [time_ for time_, _ in messages(tmp_path / "out" / "bag")["/depth/image"]]
+    assert times == [*STAMPS[:2], *STAMPS[3:]]
+    assert "5 of 6 frames" in capsys.readouterr().out
+    assert "truncated" in (tmp_path / "out" / "frames.csv").read_text()
+
+
+def test_run_without_any_frame_fails(tmp_path, request):
+    entries = ahead(STAMPS[:2])
+    for _, _, message in entries[1:]:
+        message.data = np.zeros(0, np.uint8)
+    bag = bags.write(tmp_path / "bag", entries)
+    assert vlm3("run", bag, "--out", tmp_path / "out", *settings(request.node.name)) == 1
+
+
+def test_model_that_fails_stops_the_run_and_the_same_command_goes_on(bag, tmp_path, capsys, request):
+    wall = doubles.shared(request.node.name)
+    assert vlm3("run", bag, "--out", tmp_path / "whole", *settings(request.node.name)) == 0
+    command = ("run", bag, "--out", tmp_path / "out", *settings(request.node.name))
+    for _ in range(4):
+        already = wall.in_hand
+        look, looks = wall.look, []
+
+        def failing(pictures: Any, look: Any = look, looks: list = looks) -> Any:
+            looks.append(1)
+            if len(looks) > 4:
+                raise ModelError("the server is gone")
+            return look(pictures)
+
+        wall.look = failing  # type: ignore[method-assign]
+        assert vlm3(*command) == 1
+        wall.look = look  # type: ignore[method-assign]
+        assert wall.in_hand > already
+        assert "goes on" in capsys.readouterr().err
+        assert not (tmp_path / "out" / "bag" / "metadata.yaml").exists()
+    assert vlm3(*command) == 0
+    assert_same(tmp_path / "whole", tmp_path / "out")
+
+
+def test_finished_run_is_left_alone_and_another_one_is_refused(bag, tmp_path, capsys, request):
+    out = tmp_path / "out"
+    assert vlm3("run", bag, "--out", out, *settings(request.node.name)) == 0
+    before = (out / "bag" / "bag.mcap").stat()
+    assert vlm3("run", bag, "--out", out, *settings(request.node.name)) == 0
+    assert (out / "bag" / "bag.mcap").stat() == before
+    assert vlm3("run", bag, "--out", out, *settings(request.node.name, "depth.points=40")) == 1
+    assert "run with other settings" in capsys.readouterr().err
+    assert sorted(p.name for p in out.iterdir()) == ["bag", "config.yaml", "frames.csv", "run.json", "trajectory.txt"]
+
+
+@pytest.mark.parametrize("part", ["_table", "_trajectory", "McapWriter.finish"])
+def test_killed_while_the_bag_is_completed_it_is_completed_anew(bag, tmp_path, monkeypatch, request, part):
+    command = ("run", bag, "--out", tmp_path / "out", *settings(request.node.name))
+    assert vlm3("run", bag, "--out", tmp_path / "whole", *settings(request.node.name)) == 0
+    monkeypatch.setattr(f"vlm3_ros.offline.results.{part}", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        vlm3(*command)
+    monkeypatch.undo()
+    assert vlm3(*command) == 0
+    assert_same(tmp_path / "whole", tmp_path / "out")
+
+
+def test_cut_at_any_byte_the_bag_is_gone_on_with(tmp_path):
+    """What a kill in the middle of a write leaves: every whole frame is kept, and nothing else."""
+    frames = [
+        (time_, {"/a": b"\0\1\0\0" + bytes([time_]), "/b": b"\0\1\0\0"}, f"note {time_}") for time_ in range(1, 5)
+    ]
+    frames[2] = (3, {}, "without messages")
+
+    def written(path: Path, finish: bool = True) -> bytes:
+        writer = McapWriter(path, {"/a": "std_msgs/msg/UInt8", "/b": "std_msgs/msg/Empty"}, typestore())
+        assert writer.notes == [note for _, _, note in frames[: len(writer.notes)]]
+        for frame in frames[len(writer.notes) :]:
+            writer.add(*frame)
+        (writer.finish if finish else writer.close)()
+        return path.read_bytes()
+
+    whole = written(tmp_path / "whole.mcap")
+    for size in range(0, len(whole), 7):
+        cut = tmp_path / "cut.mcap"
+        cut.write_bytes(whole[:size])
+        assert written(cut) == whole, size
+    with Reader(tmp_path / "whole.mcap") as reader:
+        read = [(connection.topic, time_, raw) for connection, time_, raw in reader.messages()]
+        assert {c.topic: c.msgcount for c in reader.connections} == {"/a": 3, "/b": 3}
+    assert read == [(topic, time_, raw) for time_, messages, _ in frames for topic, raw in messages.items()]
+
+
+@pytest.mark.parametrize("words", [["missing"], ["camera", "--set", "depth.points=no"], ["camera", "--image", "/x"]])
+def test_what_cannot_be_done_is_said(bag, tmp_path, capsys, words):
+    assert vlm3("run", tmp_path / words[0], "--out", tmp_path / "out", *words[1:]) == 1
+    assert capsys.readouterr().err.startswith("vlm3 run: ")
+
+
+def test_settings_come_from_file_then_words_and_can_be_used_again(tmp_path):
+    (tmp_path / "a.yaml").write_text("/**:\n  ros__parameters:\n    depth:\n      points: 40\n      scale: 2\n")
+    config = read_config(
+        tmp_path / "a.yaml", ["depth.points=50", "vlm.checkpoint.depth=8", "objects.labels=[a b, c]"]
+    )
+    assert (config.depth.points, config.depth.scale, config.vlm.checkpoint.depth) == (50, 2.0, "8")
+    assert config.objects.labels == ["a b", "c"]
+    (tmp_path / "b.yaml").write_text(to_yaml(config))
+    assert read_config(tmp_path / "b.yaml", []) == config
+
+
+@pytest.mark.parametrize("value", ["depth.points", "depth.point=3", "depth.points=[", "depth.points=0"])
+def test_wrong_settings_are_refused(value):
+    with pytest.raises(ConfigError):
+        read_config(None, [value])
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ((0, 58, 0, 0.0), "0 of 58 frames"),
+        ((12, 58, 12, 6.0), "12 of 58 frames, 2.0 frames/s, 0:00:23 left"),
+        ((110, 20110, 10, 10.0), "110 of 20110 frames, 1.0 frames/s, 5:33:20 left"),
+    ],
+)
+def test_progress(numbers, text):
+    assert line(*numbers) == text
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_gives_the_same(data, tmp_path):
+    """Twenty times kill -9 at random moments of a run over the recorded bag, then once to the end."""
+    chance = random.Random(0)
+    double = f"vlm.test_double=truth:recorded:{data / 'tum_fr3_cabinet'}"
+    sets = [w for s in (double, TASKS, "objects.labels=[cabinet]", "depth.points=48") for w in ("--set", s)]
+
+    def start(out: Path) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "vlm3_ros.cli", "run", data / "bags_made" / "tum_fr3_cabinet", "--out", out]
+        path = os.pathsep.join(map(str, (ros.ROOT, ros.TEST)))
+        return subprocess.Popen([*command, *sets], env={**os.environ, "PYTHONPATH": path}, cwd="/")
+
+    kept = [0]
+    for _ in range(20):
+        process = start(tmp_path / "killed")
+        while frames(tmp_path / "killed") <= kept[-1] and process.poll() is None:
+            time.sleep(0.005)  # the start does not count as a moment of the run
+        time.sleep(chance.uniform(0.0, 0.2))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL  # it had not ended
+        kept.append(frames(tmp_path / "killed"))
+    assert kept == sorted(kept)
+    assert start(tmp_path / "killed").wait() == start(tmp_path / "whole").wait() == 0
+    assert_same(tmp_path / "whole", tmp_path / "killed")
+
+
+def frames(out: Path) -> int:
+    """How many frames a run that may be going on has kept."""
+    path = out / "bag" / "bag.mcap"
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        return sum(operation == METADATA for operation, _, _ in records(file, len(MAGIC)))
+
+
+def assert_same(a: Path, b: Path) -> None:
+    """Bag and trajectory of two runs, byte for byte."""
+    for name in ("bag/bag.mcap", "bag/metadata.yaml", "trajectory.txt"):
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name

@@ -1,0 +1,107 @@
+"""The commands `vlm3 run` and `vlm3 evaluate`, from parsed arguments to files."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+from argparse import Namespace
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from vlm3_ros.config import Config, ConfigError
+from vlm3_ros.offline import settings
+from vlm3_ros.offline.evaluate import Evaluation, table
+from vlm3_ros.offline.results import Record, Results, RunError, read_description, write_whole
+from vlm3_ros.offline.run import Run, output_topics
+from vlm3_ros.offline.sources import Choices, Source, SourceError, open_source
+from vlm3_ros.vlm import ModelError
+from vlm3_ros.vlm.factory import models_for
+
+
+def run(arguments: Namespace) -> int:
+    """Perceive a recording; returns the exit status: 0 if anything was perceived, 130 if interrupted."""
+    logging.basicConfig(level=logging.WARNING, format="vlm3 run: %(message)s")
+    out: Path = arguments.out
+    try:
+        config = settings.read_config(arguments.config, arguments.set)
+        choices = Choices(**_given(arguments))
+        source = open_source(arguments.source, choices, config.camera)
+        results = Results(out, _description(arguments, choices, config, source), output_topics(config))
+        if results.finished:
+            print(f"{results.bag} is complete already")
+            return 0
+        write_whole(out / "config.yaml", settings.to_yaml(config).encode())
+        models = models_for(config)
+        try:
+            records = Run(source, config, models, results, arguments.depth_png)()
+        finally:
+            models.close()
+    except (ConfigError, SourceError, RunError) as error:
+        return _failed("run", error)
+    except ModelError as error:
+        return _failed("run", f"{error}\nWhat was perceived is kept: the same command goes on with the next frame.")
+    except KeyboardInterrupt:
+        print("vlm3 run: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    return _summary(records, results)
+
+
+def evaluate(arguments: Namespace) -> int:
+    """Compare a run with the truth; writes metrics.json beside it and prints a table; returns the exit status."""
+    logging.basicConfig(level=logging.WARNING, format="vlm3 evaluate: %(message)s")
+    folder: Path = arguments.folder
+    try:
+        about = read_description(folder)
+        config = Config().updated(about["settings"])
+        truth, own = arguments.truth or Path(about["source"]), about["choices"]
+        choices = replace(Choices(**{**own, "intrinsics": tuple(own["intrinsics"])}), **_given(arguments))
+        metrics = Evaluation(folder, open_source(truth, choices, config.camera)).metrics()
+    except (ConfigError, SourceError, RunError) as error:
+        return _failed("evaluate", error)
+    write_whole(folder / "metrics.json", json.dumps(_finite(metrics), indent=2).encode())
+    print(table(metrics))
+    if metrics.keys() == {"frames"}:
+        return _failed("evaluate", f"nothing in {truth} could be compared with what the run perceived")
+    return 0
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity and no NaN: null."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _summary(records: list[Record], results: Results) -> int:
+    lost = [record for record in records if record.error]
+    print(f"{len(records) - len(lost)} of {len(records)} frames perceived: {results.bag}")
+    if lost:
+        print(f"{len(lost)} frames could not be used, the first one because: {lost[0].error}", file=sys.stderr)
+    return 0 if len(lost) < len(records) else 1
+
+
+def _given(arguments: Namespace) -> dict[str, Any]:
+    """The fields of Choices that the command line names."""
+    named = {f.name: getattr(arguments, f.name, None) for f in fields(Choices)}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in named.items() if value}
+
+
+def _description(arguments: Namespace, choices: Choices, config: Config, source: Source) -> dict[str, Any]:
+    """What makes this run another one than others."""
+    return {
+        "source": str(arguments.source.resolve()),
+        "images": len(source.stamps),
+        "choices": {**asdict(choices), "intrinsics": list(choices.intrinsics)},
+        "depth_png": arguments.depth_png,
+        "settings": settings.to_parameters(config),
+    }
+
+
+def _failed(command: str, error: object) -> int:
+    print(f"vlm3 {command}: {error}", file=sys.stderr)
+    return 1

@@ -1,0 +1,178 @@
+"""An mcap file that grows frame by frame and can be gone on with after a kill (mcap.dev/spec).
+
+Each frame is an uncompressed chunk, its message indexes, and behind these a metadata record with a note: a frame whose
+note is whole is in the file, anything after the last such frame is cut off when the file is opened again.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from rosbags.typesys.store import Typestore
+
+MAGIC = b"\x89MCAP0\r\n"
+HEADER, FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK = 0x01, 0x02, 0x03, 0x04, 0x05, 0x06
+MESSAGE_INDEX, CHUNK_INDEX, STATISTICS, METADATA, DATA_END = 0x07, 0x08, 0x0B, 0x0C, 0x0F
+OVERHEAD = 9  # bytes before the content of a record: one of operation code, eight of length
+CHUNK_HEAD = 40  # bytes in an uncompressed chunk before its records: three times 8, a checksum, no name, a length
+MESSAGE_HEAD = 22  # bytes in a message before its data
+NOTE = "vlm3_ros frame"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where a frame lies in the file; offsets and lengths in bytes."""
+
+    time: int  # nanoseconds
+    chunk: tuple[int, int] = (0, 0)  # offset and length; zeros: the frame has no messages
+    indexes: dict[int, int] = field(default_factory=dict)  # channel: offset of its message index
+    end: int = 0
+
+
+class McapWriter:
+    """Appends frames; ``notes`` are those of all frames in the file, also of an earlier process."""
+
+    def __init__(self, path: Path, topics: Mapping[str, str], store: Typestore):
+        self._channels = {topic: (number, kind) for number, (topic, kind) in enumerate(topics.items(), 1)}
+        self._declarations = _declarations(topics, store)
+        self._frames: list[Frame] = []
+        self.notes: list[str] = []
+        start = MAGIC + _record(HEADER, _text("ros2") + _text("vlm3_ros")) + self._declarations
+        path.touch()
+        with path.open("rb") as file:
+            if file.read(len(start)) == start:
+                self._recover(file, len(start))
+        self._file = path.open("r+b", buffering=0)
+        self._file.truncate(self._frames[-1].end if self._frames else 0)
+        self._end = self._file.seek(0, io.SEEK_END)
+        if not self._end:
+            self._write(start)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many messages each topic has."""
+        return {
+            topic: sum(number in frame.indexes for frame in self._frames)
+            for topic, (number, _) in self._channels.items()
+        }
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Times of the first and last message in nanoseconds; zeros without messages."""
+        times = [frame.time for frame in self._frames if frame.indexes]
+        return (min(times), max(times)) if times else (0, 0)
+
+    def add(self, time: int, messages: Mapping[str, bytes], note: str) -> None:
+        """Append a frame: serialized messages by topic, one each, all of one time in nanoseconds."""
+        chunk, indexes = (0, 0), {}
+        if messages:
+            start, inner, offset = self._end, [], 0
+            offsets = {}
+            for topic, data in messages.items():
+                number, _ = self._channels[topic]
+                offsets[number] = offset
+                head = struct.pack("<BQHIQQ", MESSAGE, MESSAGE_HEAD + len(data), number, 0, time, time)
+                inner += [head, data]
+                offset += len(head) + len(data)
+            head = struct.pack("<BQQQQIIQ", CHUNK, CHUNK_HEAD + offset, time, time, offset, 0, 0, offset)
+            self._write(head, *inner)
+            chunk = start, self._end - start
+            for number, offset in offsets.items():
+                indexes[number] = self._end
+                self._write(_record(MESSAGE_INDEX, struct.pack("<HIQQ", number, 16, time, offset)))
+        self._write(_record(METADATA, _text(NOTE) + _block(_text("note") + _text(note))))
+        self._frames.append(Frame(time, chunk, indexes, self._end))
+        self.notes.append(note)
+
+    def finish(self) -> None:
+        """Write what a reader needs to jump to any time, and close."""
+        self._write(_record(DATA_END, struct.pack("<I", 0)))
+        summary = self._end
+        self._write(self._declarations)
+        chunks = [frame for frame in self._frames if frame.indexes]
+        for frame in chunks:
+            self._write(_chunk_index(frame))
+        counts = [(number, self.counts[topic]) for topic, (number, _) in self._channels.items()]
+        total, notes, (first, last) = sum(count for _, count in counts), len(self._frames), self.span
+        totals = (total, len({kind for _, kind in self._channels.values()}), len(counts), 0, notes, len(chunks))
+        table = b"".join(struct.pack("<HQ", *count) for count in counts)
+        self._write(_record(STATISTICS, struct.pack("<QHIIIIQQ", *totals, first, last) + _block(table)))
+        self._write(_record(FOOTER, struct.pack("<QQI", summary, 0, 0)), MAGIC)
+        self.close()
+
+    def close(self) -> None:
+        """Leave the file as it is."""
+        self._file.close()
+
+    def _write(self, *parts: bytes) -> None:
+        for part in parts:
+            self._end += self._file.write(part)
+
+    def _recover(self, file: BinaryIO, start: int) -> None:
+        """Find the frames of an earlier process that are whole."""
+        chunk, time, indexes = (0, 0), 0, {}
+        for operation, at, length in records(file, start):
+            if operation == CHUNK:
+                chunk = at, OVERHEAD + length
+            elif operation == MESSAGE_INDEX:
+                number, _, time, _ = struct.unpack("<HIQQ", file.read(22))
+                indexes[number] = at
+            elif operation == METADATA:
+                content = file.read(length)
+                self.notes.append(content[len(_text(NOTE)) + 4 + len(_text("note")) + 4 :].decode())
+                self._frames.append(Frame(time, chunk, indexes, at + OVERHEAD + length))
+                chunk, time, indexes = (0, 0), 0, {}
+
+
+def records(file: BinaryIO, start: int) -> Iterator[tuple[int, int, int]]:
+    """Operation code, offset and length of content of each whole record up to the end of the data.
+
+    The file stands at the record's content whenever one is given.
+    """
+    size, at = file.seek(0, io.SEEK_END), start
+    while at + OVERHEAD <= size:
+        file.seek(at)
+        operation, length = struct.unpack("<BQ", file.read(OVERHEAD))
+        if operation in (0, FOOTER, DATA_END) or at + OVERHEAD + length > size:
+            return
+        yield operation, at, length
+        at += OVERHEAD + length
+
+
+def _declarations(topics: Mapping[str, str], store: Typestore) -> bytes:
+    """A schema for each type and a channel for each topic."""
+    kinds = {kind: number for number, kind in enumerate(dict.fromkeys(topics.values()), 1)}
+    parts = []
+    for kind, number in kinds.items():
+        text, _ = store.generate_msgdef(kind, ros_version=2)
+        parts.append(_record(SCHEMA, struct.pack("<H", number) + _text(kind) + _text("ros2msg") + _text(text)))
+    for number, (topic, kind) in enumerate(topics.items(), 1):
+        qos = _block(_text("offered_qos_profiles") + _text(""))
+        parts.append(_record(CHANNEL, struct.pack("<HH", number, kinds[kind]) + _text(topic) + _text("cdr") + qos))
+    return b"".join(parts)
+
+
+def _chunk_index(frame: Frame) -> bytes:
+    start, length = frame.chunk
+    offsets = b"".join(struct.pack("<HQ", *entry) for entry in frame.indexes.items())
+    indexes = len(frame.indexes) * (OVERHEAD + 22)
+    inner = length - OVERHEAD - CHUNK_HEAD
+    head = struct.pack("<QQQQ", frame.time, frame.time, start, length) + _block(offsets)
+    return _record(CHUNK_INDEX, head + struct.pack("<Q", indexes) + _text("") + struct.pack("<QQ", inner, inner))
+
+
+def _record(operation: int, content: bytes) -> bytes:
+    return struct.pack("<BQ", operation, len(content)) + content
+
+
+def _block(content: bytes) -> bytes:
+    return struct.pack("<I", len(content)) + content
+
+
+def _text(text: str) -> bytes:
+    return _block(text.encode())

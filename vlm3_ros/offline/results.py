@@ -1,0 +1,177 @@
+"""The folder of a run: a bag that grows frame by frame, and tables beside it.
+
+What a frame gave goes into the bag at once, with a note of everything that is needed to go on. So a run that was killed
+at any moment goes on with the frame after the last whole one, and ends with the bag of an uninterrupted run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ruamel.yaml import YAML
+from scipy.spatial.transform import Rotation
+
+from vlm3_ros.offline.mcap import McapWriter
+from vlm3_ros.offline.types import typestore
+
+
+class RunError(Exception):
+    """A run cannot be made or gone on with; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What perception remembers after a frame; frames by their index in the source."""
+
+    previous: int | None = None  # the last perceived frame
+    keyframe: int | None = None
+    keyframe_pose: tuple[list, list] | None = None  # T [4, 4] and covariance [6, 6]
+    failures: int = 0  # frames in a row without a pose
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known about a frame beside its messages."""
+
+    stamp: int
+    error: str = ""  # why the frame was not perceived
+    pose: list[list[float]] | None = None  # [4, 4] odom ← camera
+    asked: int = 0  # questions
+    refused: dict[str, int] = field(default_factory=dict)  # answers without a value, by reason
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage
+
+
+class Results:
+    """A folder with run.json and a growing bag, and in the end trajectory.txt and frames.csv."""
+
+    def __init__(self, folder: Path, description: dict[str, Any], topics: Mapping[str, str]):
+        """Begin a run, or go on with the one of the same ``description``. Raises RunError for another one.
+
+        ``topics`` are those that any frame may have messages of, with their types.
+        """
+        self.folder = folder
+        self.bag = folder / "bag"
+        self._metadata = self.bag / "metadata.yaml"
+        self._topics = topics
+        about = folder / "run.json"
+        if about.exists():
+            before = read_description(folder)
+            differing = sorted(key for key in {*before, *description} if before.get(key) != description.get(key))
+            if differing:
+                raise RunError(
+                    f"{folder} holds a run with other {', '.join(differing)}: choose another --out, or delete it"
+                )
+        self.bag.mkdir(parents=True, exist_ok=True)
+        write_whole(about, json.dumps(description, indent=2).encode())
+        self.records: list[Record] = []
+        self.state = State()
+        if not self.finished:
+            self._writer = McapWriter(self.bag / "bag.mcap", topics, typestore())
+            self.records = [Record(**json.loads(note)["record"]) for note in self._writer.notes]
+            if self._writer.notes:
+                self.state = State(**json.loads(self._writer.notes[-1])["state"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether the bag is complete: its metadata are the last thing to be written."""
+        return self._metadata.exists()
+
+    def add(self, record: Record, messages: Mapping[str, bytes], state: State) -> None:
+        """Keep what the next frame gave: its serialized messages by topic."""
+        note = json.dumps({"record": asdict(record), "state": asdict(state)})
+        self._writer.add(record.stamp, messages, note)
+        self.records.append(record)
+
+    def finish(self) -> None:
+        """Complete the bag and write the tables."""
+        self._writer.finish()
+        write_whole(self.folder / "trajectory.txt", _trajectory(self.records).encode())
+        write_whole(self.folder / "frames.csv", _table(self.records).encode())
+        write_whole(self._metadata, self._bag_metadata().encode())
+
+    def _bag_metadata(self) -> str:
+        """metadata.yaml of rosbag2, version 9."""
+        (first, last), counts, store = self._writer.span, self._writer.counts, typestore()
+        span = {
+            "starting_time": {"nanoseconds_since_epoch": first},
+            "duration": {"nanoseconds": last - first},
+            "message_count": sum(counts.values()),
+        }
+        topics = [
+            {
+                "topic_metadata": {
+                    "name": topic,
+                    "type": kind,
+                    "serialization_format": "cdr",
+                    "offered_qos_profiles": [],
+                    "type_description_hash": store.hash_rihs01(kind),
+                },
+                "message_count": counts[topic],
+            }
+            for topic, kind in self._topics.items()
+        ]
+        information = {
+            "version": 9,
+            "storage_identifier": "mcap",
+            "relative_file_paths": ["bag.mcap"],
+            **span,
+            "topics_with_message_count": topics,
+            "compression_format": "",
+            "compression_mode": "",
+            "files": [{"path": "bag.mcap", **span}],
+            "custom_data": None,
+            "ros_distro": "jazzy",
+        }
+        text, yaml = StringIO(), YAML(typ="safe")
+        yaml.default_flow_style = False
+        yaml.dump({"rosbag2_bagfile_information": information}, text)
+        return text.getvalue()
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """What run.json says. Raises RunError."""
+    try:
+        return json.loads((folder / "run.json").read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder} is no folder that `vlm3 run` has written: {error}") from error
+
+
+def write_whole(path: Path, *parts: bytes) -> None:
+    """Write a file so that it is there whole or not at all, whenever the process is killed."""
+    unfinished = path.with_name(path.name + ".part")
+    with unfinished.open("wb") as file:
+        file.writelines(parts)
+    os.replace(unfinished, path)
+
+
+def _trajectory(records: list[Record]) -> str:
+    """TUM's format: stamp in seconds, position in metres, quaternion x y z w."""
+    lines = ["# stamp tx ty tz qx qy qz qw"]
+    for record in records:
+        if record.pose is not None:
+            T = np.array(record.pose)
+            numbers = [*T[:3, 3], *Rotation.from_matrix(T[:3, :3]).as_quat()]
+            lines.append(f"{_seconds(record.stamp)} {' '.join(f'{number:.9f}' for number in numbers)}")
+    return "\n".join(lines) + "\n"
+
+
+def _table(records: list[Record]) -> str:
+    stages = sorted({stage for record in records for stage in record.seconds})
+    lines = [",".join(["stamp", *(f"{stage}_s" for stage in stages), "asked", "refused", "error"])]
+    for record in records:
+        times = [f"{record.seconds[stage]:.6f}" if stage in record.seconds else "" for stage in stages]
+        counts = [str(record.asked), str(sum(record.refused.values()))]
+        error = '"' + record.error.replace('"', '""') + '"' if record.error else ""
+        lines.append(",".join([_seconds(record.stamp), *times, *counts, error]))
+    return "\n".join(lines) + "\n"
+
+
+def _seconds(stamp: int) -> str:
+    return f"{stamp // 10**9}.{stamp % 10**9:09d}"

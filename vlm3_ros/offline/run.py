@@ -1,0 +1,131 @@
+"""Every frame of a recording through the node's perception; what it gave becomes a bag with the node's topics."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from vlm3_ros.config import Config
+from vlm3_ros.geometry.frames import BODY_OPTICAL, in_odom
+from vlm3_ros.geometry.motion import Odometry, Pose
+from vlm3_ros.offline.progress import Progress
+from vlm3_ros.offline.results import Record, Results, State, write_whole
+from vlm3_ros.offline.sources import FrameError, Source
+from vlm3_ros.offline.types import new, typestore
+from vlm3_ros.packing import TOPICS, Packer
+from vlm3_ros.perception import Perception, Scene
+from vlm3_ros.perception.pipeline import Memory
+from vlm3_ros.perception.pose import Track
+from vlm3_ros.vlm.models import Models
+
+log = logging.getLogger(__name__)
+
+PACKER = Packer(new)
+
+
+def output_topics(config: Config) -> dict[str, str]:
+    """Full names and types of the topics that a run with these settings writes."""
+    topics = {f"/{name}": topic.type for name, topic in TOPICS.items() if topic.task in config.node.tasks}
+    if "pose" in config.node.tasks and config.pose.publish_tf:
+        topics["/tf"] = "tf2_msgs/msg/TFMessage"
+    return topics
+
+
+class Run:
+    """One run over a source. What interrupts it, be it a kill or a ModelError, leaves a run that can go on."""
+
+    def __init__(self, source: Source, config: Config, models: Models, results: Results, depth_png: bool = False):
+        self._source, self._config, self._results = source, config, results
+        self._depth_png = results.folder / "depth" if depth_png else None
+        self._perception = Perception(config, models)
+        base = config.pose.base_frame
+        self._T_base_camera = source.mount(base) if base else None
+
+    def __call__(self) -> list[Record]:
+        """Perceive all frames that are not done yet, and write the bag; returns the records of all frames.
+
+        Raises ModelError when a model cannot answer.
+        """
+        done, total = len(self._results.records), len(self._source.stamps)
+        self._resume(self._results.state)
+        with Progress(done, total) as progress:
+            for index in range(done, total):
+                record, messages = self._perceived(index)
+                self._results.add(record, messages, self._state())
+                progress(index + 1)
+        self._results.finish()
+        return self._results.records
+
+    def _perceived(self, index: int) -> tuple[Record, dict[str, bytes]]:
+        stamp = self._source.stamps[index]
+        try:
+            frame = self._source.frame(index)
+        except FrameError as error:
+            log.warning("frame %d is left out: %s", index, error)
+            return Record(stamp, str(error)), {}
+        scene = self._perception.perceive(frame, self._config.node.tasks)
+        pose = None if scene.pose is None else self._in_odom(scene.pose)
+        if self._depth_png is not None and scene.depth is not None:
+            _write_depth(self._depth_png / f"{stamp}.png", scene.depth.map.depth)
+        record = Record(
+            stamp,
+            pose=None if pose is None else pose.T.tolist(),
+            asked=scene.tally.asked,
+            refused={reason.value: count for reason, count in scene.tally.refused.items()},
+            seconds=dict(scene.tally.seconds),
+        )
+        return record, self._packed(scene, pose)
+
+    def _packed(self, scene: Scene, pose: Pose | None) -> dict[str, bytes]:
+        """The serialized messages of a scene, by full topic name."""
+        found = dict(PACKER.scene(scene, self._config.cloud, lambda topic: True))
+        if pose is not None:
+            head = PACKER.header(scene.frame, self._config.pose.odom_frame)
+            found["camera_pose"] = PACKER.pose(head, pose)
+            if self._config.pose.publish_tf and (child := self._config.pose.base_frame or scene.frame.frame_id):
+                T = pose.T if self._T_base_camera is None else pose.T @ np.linalg.inv(self._T_base_camera)
+                found["tf"] = PACKER.transforms(PACKER.transform(head, child, T))
+        return {f"/{topic}": _serialized(message) for topic, message in found.items()}
+
+    def _in_odom(self, pose: Pose) -> Pose:
+        return in_odom(pose, BODY_OPTICAL if self._T_base_camera is None else self._T_base_camera)
+
+    # ------------------------------------------------------------------------------------ stopping and going on
+
+    def _state(self) -> State:
+        """What perception remembers now."""
+        memory = self._perception.memory("")
+        previous, track = self._index(memory.previous), memory.track
+        if track is None:
+            return State(previous)
+        pose = track.odometry.keyframe
+        kept = (pose.T.tolist(), pose.covariance.tolist())
+        return State(previous, self._index(track.keyframe), kept, track.failures)
+
+    def _resume(self, state: State) -> None:
+        """Let perception remember what it did then."""
+        track = None
+        if state.keyframe is not None and state.keyframe_pose is not None:
+            T, covariance = map(np.array, state.keyframe_pose)
+            track = Track(self._source.frame(state.keyframe), Odometry(Pose(T, covariance)), state.failures)
+        previous = None if state.previous is None else self._source.frame(state.previous)
+        self._perception.resume("", Memory(previous, track))
+
+    def _index(self, frame: Any) -> int | None:
+        return None if frame is None else self._source.stamps.index(frame.stamp)
+
+
+def _serialized(message: Any) -> bytes:
+    return typestore().serialize_cdr(message, message.__msgtype__)
+
+
+def _write_depth(path: Path, depth: np.ndarray) -> None:
+    """Depth [height, width] in metres as a PNG file of 16 bit millimetres, 0 unknown (REP 118)."""
+    path.parent.mkdir(exist_ok=True)
+    millimetres = np.nan_to_num(depth * 1000.0).round().clip(0, 65535).astype(np.uint16)
+    _, data = cv2.imencode(".png", millimetres)
+    write_whole(path, data.tobytes())
