@@ -173,6 +173,19 @@ def test_model_that_fails_stops_the_run_and_the_same_command_goes_on(bag, tmp_pa
     assert_same(tmp_path / "whole", tmp_path / "out")
 
 
+def test_interrupted_run_says_how_to_go_on(bag, tmp_path, capsys, monkeypatch, request):
+    command = ("run", bag, "--out", tmp_path / "out", *settings(request.node.name))
+
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(doubles.shared(request.node.name), "look", interrupted)
+        assert vlm3(*command) == 130
+    assert "goes on where it stopped" in capsys.readouterr().err
+    assert vlm3(*command) == 0
+
+
 def test_finished_run_is_left_alone_and_another_one_is_refused(bag, tmp_path, capsys, request):
     out = tmp_path / "out"
     assert vlm3("run", bag, "--out", out, *settings(request.node.name)) == 0
@@ -293,6 +306,10 @@ def frames(out: Path) -> int:
 
 
 def assert_same(a: Path, b: Path) -> None:
-    """Bag and trajectory of two runs, byte for byte."""
-    for name in ("bag/bag.mcap", "bag/metadata.yaml", "trajectory.txt"):
+    """Messages of two runs in their order, and trajectories, byte for byte."""
+    for name in ("bag/metadata.yaml", "trajectory.txt"):
         assert (a / name).read_bytes() == (b / name).read_bytes(), name
+    with Reader(a / "bag") as one, Reader(b / "bag") as other:
+        for (c1, time_1, raw_1), (c2, time_2, raw_2) in zip(one.messages(), other.messages(), strict=True):
+            assert (c1.topic, time_1) == (c2.topic, time_2)
+            assert raw_1 == raw_2, (c1.topic, time_1)

@@ -1,7 +1,7 @@
 """An mcap file that grows frame by frame and can be gone on with after a kill (mcap.dev/spec).
 
-Each frame is an uncompressed chunk, its message indexes, and behind these a metadata record with a note: a frame whose
-note is whole is in the file, anything after the last such frame is cut off when the file is opened again.
+Each frame is an uncompressed chunk, its message indexes, and behind these a metadata record with a note: a frame
+whose note is whole is in the file, anything after the last such frame is cut off when the file is opened again.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ class McapWriter:
         times = [frame.time for frame in self._frames if frame.indexes]
         return (min(times), max(times)) if times else (0, 0)
 
-    def add(self, time: int, messages: Mapping[str, bytes], note: str) -> None:
+    def add(self, time: int, messages: Mapping[str, bytes | memoryview], note: str) -> None:
         """Append a frame: serialized messages by topic, one each, all of one time in nanoseconds."""
         chunk, indexes = (0, 0), {}
         if messages:
-            start, inner, offset = self._end, [], 0
-            offsets = {}
+            start, offset, offsets = self._end, 0, {}
+            inner: list[bytes | memoryview] = []
             for topic, data in messages.items():
                 number, _ = self._channels[topic]
                 offsets[number] = offset
@@ -109,7 +109,7 @@ class McapWriter:
         """Leave the file as it is."""
         self._file.close()
 
-    def _write(self, *parts: bytes) -> None:
+    def _write(self, *parts: bytes | memoryview) -> None:
         for part in parts:
             self._end += self._file.write(part)
 

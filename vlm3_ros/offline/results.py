@@ -1,7 +1,8 @@
 """The folder of a run: a bag that grows frame by frame, and tables beside it.
 
-What a frame gave goes into the bag at once, with a note of everything that is needed to go on. So a run that was killed
-at any moment goes on with the frame after the last whole one, and ends with the bag of an uninterrupted run.
+What a frame gave goes into the bag at once, with a note of everything that is needed to go on. So a run that was
+killed at any moment goes on with the frame after the last whole one, and ends with the messages of an uninterrupted
+run. Only the computing times in the notes differ.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Results:
         """Whether the bag is complete: its metadata are the last thing to be written."""
         return self._metadata.exists()
 
-    def add(self, record: Record, messages: Mapping[str, bytes], state: State) -> None:
+    def add(self, record: Record, messages: Mapping[str, memoryview], state: State) -> None:
         """Keep what the next frame gave: its serialized messages by topic."""
         note = json.dumps({"record": asdict(record), "state": asdict(state)})
         self._writer.add(record.stamp, messages, note)

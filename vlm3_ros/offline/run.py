@@ -60,7 +60,7 @@ class Run:
         self._results.finish()
         return self._results.records
 
-    def _perceived(self, index: int) -> tuple[Record, dict[str, bytes]]:
+    def _perceived(self, index: int) -> tuple[Record, dict[str, memoryview]]:
         stamp = self._source.stamps[index]
         try:
             frame = self._source.frame(index)
@@ -80,7 +80,7 @@ class Run:
         )
         return record, self._packed(scene, pose)
 
-    def _packed(self, scene: Scene, pose: Pose | None) -> dict[str, bytes]:
+    def _packed(self, scene: Scene, pose: Pose | None) -> dict[str, memoryview]:
         """The serialized messages of a scene, by full topic name."""
         found = dict(PACKER.scene(scene, self._config.cloud, lambda topic: True))
         if pose is not None:
@@ -119,7 +119,7 @@ class Run:
         return None if frame is None else self._source.stamps.index(frame.stamp)
 
 
-def _serialized(message: Any) -> bytes:
+def _serialized(message: Any) -> memoryview:
     return typestore().serialize_cdr(message, message.__msgtype__)
 
 

@@ -15,7 +15,7 @@ from rclpy.qos import QoSProfile
 from vlm3_ros.perception import Scene
 from vlm3_ros.ros.parameters import OVERRIDABLE
 from vlm3_ros.ros.stream import Stream
-from vlm3_ros.vlm.models import ModelStatus
+from vlm3_ros.vlm.models import Models, ModelStatus
 
 RECENT_S = 10.0  # a trouble is what a camera reports for this long
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -73,19 +73,21 @@ class Reporter:
         state: str,
         fault: str,
         cameras: Sequence[tuple[Stream, CameraRecord]],
-        models: Sequence[ModelStatus],
+        models: Models | None,
         camera_timeout_s: float,
     ) -> None:
         """One message; ``fault`` says why the node is not configured."""
         message = DiagnosticArray()
         message.header.stamp = self._node.get_clock().now().to_msg()
         name = self._node.get_fully_qualified_name()
-        message.status = [_status(name, ERROR if fault else OK, fault or state, {"state": state})]
+        free = models.free_bytes() if models else None
+        values = {"state": state, "memory free (GB)": "" if free is None else free / 1e9}
+        message.status = [_status(name, ERROR if fault else OK, fault or state, values)]
         for stream, record in cameras:
             level, text = _camera_health(stream, record, camera_timeout_s)
             about = f"{name}: camera {stream.name or stream.image_topic}"
             message.status.append(_status(about, level, text, self._camera_values(stream, record)))
-        for model in models:
+        for model in models.status() if models else ():
             text = "loaded" if model.loaded else "not loaded"
             message.status.append(_status(f"{name}: model {model.name}", OK, text, self._model_values(model)))
         self._publisher.publish(message)

@@ -187,7 +187,7 @@ class Vlm3Node(LifecycleNode):
         for stream, _ in cameras:
             if stream.lacks_calibration:
                 self._occasionally.warn(stream.without_calibration)
-        models = made.models.status() if made else ()
+        models = made.models if made else None
         self._reporter.publish(state, self._fault, cameras, models, self.config.node.camera_timeout_s)
 
 

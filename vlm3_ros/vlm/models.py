@@ -78,6 +78,11 @@ class Models:
         """One entry per model, loaded or not."""
         return tuple(self._status.values())
 
+    def free_bytes(self) -> int | None:
+        """Memory left on the device of the loaded models; None while none is loaded here."""
+        here = any(status.memory_bytes for status in self._status.values())
+        return self._source.free_bytes() if here else None
+
     def close(self) -> None:
         """Unload everything."""
         for name in list(self._loaded):
