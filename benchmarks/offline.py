@@ -26,9 +26,10 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from vlm3_ros.camera import Camera
 from vlm3_ros.config import Config
+from vlm3_ros.offline.opening import open_source
 from vlm3_ros.offline.results import Results
 from vlm3_ros.offline.run import Run, output_topics
-from vlm3_ros.offline.sources import Choices, open_source
+from vlm3_ros.offline.sources import Choices
 from vlm3_ros.offline.types import new, typestore
 from vlm3_ros.packing import Packer
 from vlm3_ros.perception import Frame

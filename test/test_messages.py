@@ -18,7 +18,8 @@ from sensor_msgs.msg import CameraInfo, PointField, RegionOfInterest
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker
 
-from vlm3_ros.camera import Camera, Rectifier
+from vlm3_ros.calibration import Rectifier
+from vlm3_ros.camera import Camera
 from vlm3_ros.geometry import cloud as clouds
 from vlm3_ros.geometry.box3d import Box3D
 from vlm3_ros.geometry.motion import Pose

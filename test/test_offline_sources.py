@@ -18,7 +18,8 @@ from rosbags.rosbag2.enums import CompressionMode
 from vlm3_ros.camera import Camera
 from vlm3_ros.config import CameraConfig
 from vlm3_ros.geometry.box3d import Box3D
-from vlm3_ros.offline.sources import Choices, FrameError, Source, SourceError, open_source
+from vlm3_ros.offline.opening import open_source
+from vlm3_ros.offline.sources import Choices, FrameError, Source, SourceError
 
 START = 1000 * SECOND
 STAMPS = [START + i * SECOND // 10 for i in range(5)]

@@ -12,12 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlm3_ros.camera import (
-    Calibration,
-    CalibrationError,
-    Camera,
-    Rectifier,
-)
+from vlm3_ros.calibration import Calibration, Rectifier
+from vlm3_ros.camera import CalibrationError, Camera
 
 NAN, INF = float("nan"), float("inf")
 KINECT = Camera(640, 480, 525.0, 530.0, 319.5, 239.5)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from vlm3_ros.camera import Calibration, Camera
+from vlm3_ros.calibration import Calibration
+from vlm3_ros.camera import Camera
 from vlm3_ros.geometry.box3d import Box3D
 from vlm3_ros.perception import Samples
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vlm3_ros import images, messages
-from vlm3_ros.camera import Calibration
+from vlm3_ros.calibration import Calibration
 from vlm3_ros.config import CameraConfig
 from vlm3_ros.geometry.box3d import Box3D
 from vlm3_ros.images import ImageError

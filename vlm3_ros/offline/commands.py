@@ -14,9 +14,10 @@ from typing import Any
 from vlm3_ros.config import Config, ConfigError
 from vlm3_ros.offline import settings
 from vlm3_ros.offline.evaluate import Evaluation, table
+from vlm3_ros.offline.opening import open_source
 from vlm3_ros.offline.results import Record, Results, RunError, read_description, write_whole
 from vlm3_ros.offline.run import Run, output_topics
-from vlm3_ros.offline.sources import Choices, Source, SourceError, open_source
+from vlm3_ros.offline.sources import Choices, Source, SourceError
 from vlm3_ros.vlm import ModelError
 from vlm3_ros.vlm.factory import models_for
 

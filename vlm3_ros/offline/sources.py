@@ -14,7 +14,8 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from vlm3_ros.camera import Calibration, CalibrationError, Rectifier
+from vlm3_ros.calibration import Calibration, Rectifier
+from vlm3_ros.camera import CalibrationError
 from vlm3_ros.config import CameraConfig
 from vlm3_ros.geometry.box3d import Box3D
 from vlm3_ros.perception import Frame
@@ -66,31 +67,6 @@ class Source(Protocol):
 
     def mount(self, base: str) -> np.ndarray:
         """T_base_camera [4, 4]: where the camera sits on the robot. Raises SourceError if that is not recorded."""
-
-
-def open_source(path: Path, choices: Choices, settings: CameraConfig) -> Source:
-    """The recording at ``path``. Raises SourceError."""
-    from vlm3_ros.offline.bag import BagSource
-    from vlm3_ros.offline.manifest import ManifestSource
-    from vlm3_ros.offline.tum import TumSource
-
-    if not path.exists():
-        raise SourceError(f"{path} does not exist")
-    if (path / "manifest.json").is_file():
-        return ManifestSource(path, settings)
-    if (path / "rgb.txt").is_file():
-        return TumSource(path, choices, settings)
-    if path.suffix in (".mcap", ".db3") or (path.is_dir() and any(map(is_bag_file, path.iterdir()))):
-        return BagSource(path, choices, settings)
-    raise SourceError(
-        f"{path} is no recording that can be read: neither a ROS 2 bag (a folder with metadata.yaml, or *.mcap or "
-        "*.db3), nor a folder with rgb.txt (TUM RGB-D) or manifest.json"
-    )
-
-
-def is_bag_file(path: Path) -> bool:
-    """Whether a file is part of a bag, by its name."""
-    return path.name == "metadata.yaml" or path.suffix in (".mcap", ".db3")
 
 
 # ------------------------------------------------------------------------------------ from raw image to frame

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from vlm3_ros.camera import Calibration
+from vlm3_ros.calibration import Calibration
 from vlm3_ros.config import CameraConfig
 from vlm3_ros.offline import poses
 from vlm3_ros.offline.sources import (

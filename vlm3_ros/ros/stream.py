@@ -10,7 +10,8 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from vlm3_ros.camera import Calibration, CalibrationError, Rectifier
+from vlm3_ros.calibration import Calibration, Rectifier
+from vlm3_ros.camera import CalibrationError
 from vlm3_ros.config import Config
 from vlm3_ros.perception import Frame
 from vlm3_ros.ros.images import rgb

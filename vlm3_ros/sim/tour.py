@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vlm3_ros.camera import Calibration, Camera
+from vlm3_ros.calibration import Calibration
+from vlm3_ros.camera import Camera
 from vlm3_ros.geometry.box3d import Box3D
 from vlm3_ros.sim.demo import WALK_SEED, demo_room
 from vlm3_ros.sim.path import walk

@@ -1,0 +1,32 @@
+"""Which kind of recording a path is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vlm3_ros.config import CameraConfig
+from vlm3_ros.offline.bag import BagSource
+from vlm3_ros.offline.manifest import ManifestSource
+from vlm3_ros.offline.sources import Choices, Source, SourceError
+from vlm3_ros.offline.tum import TumSource
+
+
+def open_source(path: Path, choices: Choices, settings: CameraConfig) -> Source:
+    """The recording at ``path``. Raises SourceError."""
+    if not path.exists():
+        raise SourceError(f"{path} does not exist")
+    if (path / "manifest.json").is_file():
+        return ManifestSource(path, settings)
+    if (path / "rgb.txt").is_file():
+        return TumSource(path, choices, settings)
+    if path.suffix in (".mcap", ".db3") or (path.is_dir() and any(map(is_bag_file, path.iterdir()))):
+        return BagSource(path, choices, settings)
+    raise SourceError(
+        f"{path} is no recording that can be read: neither a ROS 2 bag (a folder with metadata.yaml, or *.mcap or "
+        "*.db3), nor a folder with rgb.txt (TUM RGB-D) or manifest.json"
+    )
+
+
+def is_bag_file(path: Path) -> bool:
+    """Whether a file is part of a bag, by its name."""
+    return path.name == "metadata.yaml" or path.suffix in (".mcap", ".db3")
