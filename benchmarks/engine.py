@@ -1,7 +1,7 @@
 """What the engine saves: one generate per question against a shared prefix, templates and distributions, as JSON.
 
-python benchmarks/engine.py [--size mid] [--questions 64 256] [--rounds 3]                     on a CPU, one thread
-python benchmarks/engine.py --size 4b --precision nf4 --questions 48 192 768                   on a GPU
+python -m benchmarks.engine [--size mid] [--questions 64 256] [--rounds 3]                     on a CPU, one thread
+python -m benchmarks.engine --size 4b --precision nf4 --questions 48 192 768                   on a GPU
 
 The checkpoint is random, of the true architecture, with a head fitted so that it answers depth questions in the form
 of the protocol; its numbers mean nothing. It is made once, under build/. The modes take turns within each round, and

@@ -1,6 +1,6 @@
 """What `vlm3 run` costs without the model, as JSON: reading, decoding, geometry, packing and writing, and its memory.
 
-python benchmarks/offline.py [--frames 300] [--width 640 --height 480] [--jpeg]
+python -m benchmarks.offline [--frames 300] [--width 640 --height 480] [--jpeg]
 
 A bag of a textured, moving picture is made in a temporary folder; the model answers 2 metres to everything at once.
 One thread; the bag that is written holds the node's depth outputs, 7.3 MB a frame at 640x480.

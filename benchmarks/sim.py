@@ -1,6 +1,6 @@
 """How fast the simulator renders: frames per second of process CPU time on one thread, as JSON.
 
-python benchmarks/sim.py [--frames 60]
+python -m benchmarks.sim [--frames 60]
 """
 
 from __future__ import annotations
