@@ -2,13 +2,15 @@
 
     python record.py BAG TOPIC=PACKAGE/msg/TYPE ...
 
-Prints "ready" when every topic has a publisher, and closes the bag when it is interrupted. Knows nothing of the node:
-only topic names and message types, whose definitions are those installed under share/.
+Prints "ready" when every topic has a publisher and the node has found this side, which its diagnostics tell, and
+closes the bag when it is interrupted. Knows nothing else of the node: only topic names and message types, whose
+definitions are those installed under share/.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -16,11 +18,14 @@ from importlib import import_module
 from pathlib import Path
 
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
+
+QUIET_S = 1.0  # without a message for so long, nothing is on its way any more
 
 
 def typestore() -> Typestore:
@@ -45,10 +50,23 @@ class Recorder(Node):
             package, _, kind = name.split("/")
             message = getattr(import_module(f"{package}.msg"), kind)
             self.create_subscription(message, topic, self._writing(topic, name), 100, raw=True)
+        # Discovery is not symmetric: that this side knows a publisher does not mean that it is known to it.
+        self.heard = False
+        self.last_written = time.monotonic()
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 1)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        self.heard = True
 
     def _writing(self, topic: str, name: str) -> Callable[[bytes], None]:
         connection = self._writer.add_connection(topic, name, typestore=self._store)
-        return lambda raw: self._writer.write(connection, time.time_ns(), raw)
+
+        def write(raw: bytes) -> None:
+            self._writer.write(connection, time.time_ns(), raw)
+            if topic != "/diagnostics":
+                self.last_written = time.monotonic()
+
+        return write
 
 
 def main() -> None:
@@ -57,15 +75,14 @@ def main() -> None:
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     with Writer(Path(bag), version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         node = Recorder(topics, writer)
-        while not all(node.count_publishers(topic) for topic in topics):
+        while not (node.heard and all(node.count_publishers(topic) for topic in topics)):
             rclpy.spin_once(node, timeout_sec=0.05)
-        time.sleep(0.5)  # discovery is not symmetric: the other side may still have to find this one
+        interrupted: list[int] = []
+        signal.signal(signal.SIGINT, lambda number, _: interrupted.append(number))
         print("ready", flush=True)
-        try:
-            while True:
-                rclpy.spin_once(node, timeout_sec=0.2)
-        except KeyboardInterrupt:
-            pass
+        # What has arrived by then is still written, however busy the machine is.
+        while not interrupted or time.monotonic() - node.last_written < QUIET_S:
+            rclpy.spin_once(node, timeout_sec=0.1)
 
 
 if __name__ == "__main__":
