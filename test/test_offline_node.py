@@ -28,10 +28,10 @@ def test_node_and_run_agree(tmp_path):
         ros.Process(
             ros.TEST / "record.py", tmp_path / "node", *(f"{t}={kind}" for t, kind in OUTPUTS.items())
         ) as rec,
-        ros.Process(ros.TEST / "replay.py", bag) as replay,
     ):
         rec.wait_for("ready")
-        assert replay.wait(60.0) == 0, replay.output
+        with ros.Process(ros.TEST / "replay.py", bag) as replay:
+            assert replay.wait(60.0) == 0, replay.output
         assert rec.interrupt() == 0, rec.output
         assert node.interrupt() == 0, node.output
     settings = [f"{name}={value}".replace("'", "") for name, value in PARAMETERS.items()]

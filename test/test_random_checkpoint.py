@@ -47,10 +47,10 @@ def recorded(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     with (
         ros.node(parameters) as node,
         ros.Process(ros.TEST / "record.py", folder / "bag", *topics) as recorder,
-        ros.Process(ros.TEST / "replay.py", bag, "--frames", FRAMES) as replay,
     ):
         recorder.wait_for("ready")
-        assert replay.wait(240.0) == 0, replay.output + node.output
+        with ros.Process(ros.TEST / "replay.py", bag, "--frames", FRAMES) as replay:
+            assert replay.wait(240.0) == 0, replay.output + node.output
         assert "no value in" in node.output
         assert recorder.interrupt() == 0, recorder.output
         assert node.interrupt() == 0, node.output

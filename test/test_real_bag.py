@@ -53,10 +53,10 @@ def recorded(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     with (
         ros.node(parameters) as node,
         ros.Process(ros.TEST / "record.py", bag, *topics) as recorder,
-        ros.Process(ros.TEST / "replay.py", data / "bags_made" / "tum_fr3_cabinet") as replay,
     ):
         recorder.wait_for("ready")
-        assert replay.wait(180.0) == 0, replay.output
+        with ros.Process(ros.TEST / "replay.py", data / "bags_made" / "tum_fr3_cabinet") as replay:
+            assert replay.wait(180.0) == 0, replay.output
         assert "58 images sent" in replay.output
         assert recorder.interrupt() == 0, recorder.output
         assert node.interrupt() == 0, node.output
