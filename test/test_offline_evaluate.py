@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -10,9 +11,11 @@ import bags
 import numpy as np
 import pytest
 from bags import SECOND
+from ros import ROOT
 from test_offline_run import STAMPS, ahead, settings, vlm3
 
 from vlm3_ros.geometry.box3d import Box3D
+from vlm3_ros.offline.evaluate import GROUPS
 
 AHEAD_M = 0.25  # per image in truth; the run sees 0.2
 
@@ -57,6 +60,39 @@ def test_known_differences_are_measured(run, capsys):
     shown = capsys.readouterr().out
     assert "abs_rel" in shown
     assert "ate_m" in shown
+
+
+def test_numbers_of_single_frames_are_kept(run):
+    assert vlm3("evaluate", run) == 0
+    found = json.loads((run / "metrics.json").read_text())
+    with (run / "frame_metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["stamp"] for row in rows] == [f"{t // SECOND}.{t % SECOND:09d}" for t in STAMPS]
+    for name in ("delta1", "abs_rel", "silog"):
+        values = [float(row[f"depth.{name}"]) for row in rows]
+        assert np.mean(values) == pytest.approx(found["depth"][name], abs=1e-12)
+    steps = [float(row["trajectory.step_m"]) for row in rows if row["trajectory.step_m"]]
+    assert len(steps) == 5
+    assert math.sqrt(np.mean(np.square(steps))) == pytest.approx(found["trajectory"]["rpe_m"], abs=1e-12)
+    assert {float(row["objects.iou"]) for row in rows} == {0.0}
+    assert rows[0]["pairs.length_rel"] == ""
+    assert float(rows[1]["pairs.length_rel"]) == pytest.approx(0.2, abs=0.05)
+
+
+def test_every_number_is_explained(run):
+    assert vlm3("evaluate", run) == 0
+    found = json.loads((run / "metrics.json").read_text())
+    tables = {"depth.by_range_m", "depth.by_confidence", "confidence.bins", "objects.by_label"}
+    numbers = {f"{group}.{name}" for group in found for name in found[group]} - tables
+    with (run / "frame_metrics.csv").open() as file:
+        numbers |= set(next(csv.reader(file))[1:])
+    explained = {f"{name}.{metric}" for name, group in GROUPS.items() for metric in group.METRICS}
+    assert numbers <= explained
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    missing = {metric for group in GROUPS.values() for metric, m in group.METRICS.items() if m.better} - {
+        word for word in text.split("`") if " " not in word
+    }
+    assert not missing, "not in docs/metrics.md"
 
 
 def test_truth_may_be_another_recording_a_little_apart_in_time(run, tmp_path):

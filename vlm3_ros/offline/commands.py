@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import sys
 from argparse import Namespace
 from dataclasses import asdict, fields, replace
@@ -13,7 +11,8 @@ from typing import Any
 
 from vlm3_ros.config import Config, ConfigError
 from vlm3_ros.offline import settings
-from vlm3_ros.offline.evaluate import Evaluation, table
+from vlm3_ros.offline.evaluate import evaluated, table
+from vlm3_ros.offline.moments import Moments
 from vlm3_ros.offline.opening import open_source
 from vlm3_ros.offline.results import Record, Results, RunError, read_description, write_whole
 from vlm3_ros.offline.run import Run, output_topics
@@ -51,7 +50,7 @@ def run(arguments: Namespace) -> int:
 
 
 def evaluate(arguments: Namespace) -> int:
-    """Compare a run with the truth; writes metrics.json beside it and prints a table; returns the exit status."""
+    """Compare a run with the truth; writes its numbers beside it and prints a table; returns the exit status."""
     logging.basicConfig(level=logging.WARNING, format="vlm3 evaluate: %(message)s")
     folder: Path = arguments.folder
     try:
@@ -59,23 +58,14 @@ def evaluate(arguments: Namespace) -> int:
         config = Config().updated(about["settings"])
         truth, own = arguments.truth or Path(about["source"]), about["choices"]
         choices = replace(Choices(**{**own, "intrinsics": tuple(own["intrinsics"])}), **_given(arguments))
-        metrics = Evaluation(folder, open_source(truth, choices, config.camera)).metrics()
+        found = evaluated(Moments(folder, open_source(truth, choices, config.camera)))
     except (ConfigError, SourceError, RunError) as error:
         return _failed("evaluate", error)
-    write_whole(folder / "metrics.json", json.dumps(_finite(metrics), indent=2).encode())
-    print(table(metrics))
-    if metrics.keys() == {"frames"}:
+    found.write(folder)
+    print(table(found.metrics))
+    if not found.compared:
         return _failed("evaluate", f"nothing in {truth} could be compared with what the run perceived")
     return 0
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity and no NaN: null."""
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _summary(records: list[Record], results: Results) -> int:

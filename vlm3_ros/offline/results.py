@@ -159,7 +159,7 @@ def _trajectory(records: list[Record]) -> str:
         if record.pose is not None:
             T = np.array(record.pose)
             numbers = [*T[:3, 3], *Rotation.from_matrix(T[:3, :3]).as_quat()]
-            lines.append(f"{_seconds(record.stamp)} {' '.join(f'{number:.9f}' for number in numbers)}")
+            lines.append(f"{seconds(record.stamp)} {' '.join(f'{number:.9f}' for number in numbers)}")
     return "\n".join(lines) + "\n"
 
 
@@ -170,9 +170,10 @@ def _table(records: list[Record]) -> str:
         times = [f"{record.seconds[stage]:.6f}" if stage in record.seconds else "" for stage in stages]
         counts = [str(record.asked), str(sum(record.refused.values()))]
         error = '"' + record.error.replace('"', '""') + '"' if record.error else ""
-        lines.append(",".join([_seconds(record.stamp), *times, *counts, error]))
+        lines.append(",".join([seconds(record.stamp), *times, *counts, error]))
     return "\n".join(lines) + "\n"
 
 
-def _seconds(stamp: int) -> str:
+def seconds(stamp: int) -> str:
+    """Nanoseconds as a text of seconds, exactly."""
     return f"{stamp // 10**9}.{stamp % 10**9:09d}"

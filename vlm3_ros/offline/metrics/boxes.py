@@ -5,13 +5,53 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
 from vlm3_ros.camera import Camera
 from vlm3_ros.geometry.box3d import Box3D
+from vlm3_ros.offline.metrics.group import Metric, Metrics
+from vlm3_ros.offline.moments import Moment
 
 IOU_PERCENT = (15, 25, 50)
+ERRORS = ("iou", "center_m", "size_rel", "yaw_deg")  # of a true box and the one that overlaps most with it
+
+
+class Objects:
+    """The group `objects`."""
+
+    METRICS: ClassVar[Metrics] = {
+        "true": Metric("true boxes in view"),
+        "found": Metric("perceived boxes that were compared"),
+        **{f"ap{p}": Metric(f"average precision at a volume IoU of {p} %", better="more") for p in IOU_PERCENT},
+        "overlapping": Metric("true boxes that are overlapped by a perceived one"),
+        "iou": Metric("overlap of true boxes with the best perceived one, 0 where missed", better="more"),
+        "center_m": Metric("distance of the centres", "m", better="less"),
+        "size_rel": Metric("mean relative error of the three sides", better="less"),
+        "yaw_deg": Metric("smallest angle between horizontal axes", "°", better="less"),
+        "iou_median": Metric("median overlap of the overlapping boxes", better="more"),
+        "center_m_median": Metric("median of center_m", "m", better="less"),
+        "size_rel_median": Metric("median of size_rel", better="less"),
+        "yaw_deg_median": Metric("median of yaw_deg", "°", better="less"),
+    }
+
+    def __init__(self) -> None:
+        self._score = BoxScore()
+
+    def add(self, moment: Moment) -> dict[str, float]:
+        true, found = moment.truth.boxes, moment.boxes
+        if true is None or found is None or (camera := moment.camera) is None:
+            return {}
+        seen = [in_view(box, camera) for box in true]
+        return self._score.add(
+            found,
+            [box for box, visible in zip(true, seen, strict=True) if visible],
+            [box for box, visible in zip(true, seen, strict=True) if not visible],
+        )
+
+    def result(self) -> dict[str, Any]:
+        return self._score.result()
 
 
 def in_view(box: Box3D, camera: Camera) -> bool:
@@ -50,8 +90,12 @@ class BoxScore:
         self._frame: dict[str, list[int]] = defaultdict(list)  # of each found box
         self._nearest: list[tuple[float, float, float, float]] = []  # IoU, centre, size and yaw errors of true boxes
 
-    def add(self, found: Sequence[Box3D], true: Sequence[Box3D], ignored: Sequence[Box3D] = ()) -> None:
-        """A frame; a box that fits an ``ignored`` one best, such as one half out of view, counts for nothing."""
+    def add(self, found: Sequence[Box3D], true: Sequence[Box3D], ignored: Sequence[Box3D] = ()) -> dict[str, float]:
+        """A frame; a box that fits an ``ignored`` one best, such as one half out of view, counts for nothing.
+
+        Returns the means over the frame's true boxes: the IoU, and of those that are overlapped the ERRORS.
+        """
+        before = len(self._nearest)
         for label in {box.label for box in (*found, *true)}:
             mine, real, other = ([b for b in boxes if b.label == label] for boxes in (found, true, ignored))
             self._true[label].append(len(real))
@@ -62,8 +106,13 @@ class BoxScore:
                 self._overlaps[label].append((box.score, overlaps))
                 self._frame[label].append(len(self._true[label]) - 1)
             self._nearest += [_errors(mine, t) for t in real if mine]
+        if not true:
+            return {}
+        hits = np.array([errors for errors in self._nearest[before:] if errors[0] > 0.0]).reshape(-1, len(ERRORS))
+        means = dict(zip(ERRORS, hits.mean(axis=0).tolist(), strict=True)) if len(hits) else {}
+        return {**means, "iou": float(hits[:, 0].sum() / len(true))}
 
-    def result(self) -> dict[str, object]:
+    def result(self) -> dict[str, Any]:
         """AP per label and its mean, and the errors of the boxes that overlap most with true ones."""
         labels = sorted(label for label, counts in self._true.items() if sum(counts))
         if not labels:
@@ -71,14 +120,13 @@ class BoxScore:
         by_label = {label: {f"ap{p}": self._ap(label, p / 100) for p in IOU_PERCENT} for label in labels}
         means = {f"ap{p}": float(np.mean([ap[f"ap{p}"] for ap in by_label.values()])) for p in IOU_PERCENT}
         hits = [errors for errors in self._nearest if errors[0] > 0.0]
-        names = ("iou_median", "center_m_median", "size_rel_median", "yaw_deg_median")
-        medians = np.median(hits, axis=0) if hits else [math.nan] * 4
+        medians = np.median(hits, axis=0) if hits else [math.nan] * len(ERRORS)
         return {
             "true": sum(sum(counts) for counts in self._true.values()),
             "found": sum(map(len, self._overlaps.values())),
             **means,
             "overlapping": len(hits),
-            **dict(zip(names, map(float, medians), strict=True)),
+            **{f"{name}_median": float(median) for name, median in zip(ERRORS, medians, strict=True)},
             "by_label": by_label,
         }
 

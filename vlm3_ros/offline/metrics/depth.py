@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any, ClassVar
 
 import numpy as np
+
+from vlm3_ros.offline.metrics.group import Metric, Metrics
+from vlm3_ros.offline.moments import Moment
 
 RANGES_M = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, np.inf)  # of the true depth
 CONFIDENCES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -29,6 +33,35 @@ def depth_errors(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
     }
 
 
+class Depth:
+    """The group `depth`."""
+
+    METRICS: ClassVar[Metrics] = {
+        "frames": Metric("frames with predicted and true depth"),
+        "pixels": Metric("pixels with predicted and true depth"),
+        "coverage": Metric("share of the pixels with true depth that have a predicted one", better="more"),
+        "delta1": Metric("share of pixels within a factor of 1.25", better="more"),
+        "delta2": Metric("share of pixels within a factor of 1.25²", better="more"),
+        "delta3": Metric("share of pixels within a factor of 1.25³", better="more"),
+        "abs_rel": Metric("mean error as a part of the true depth", better="less"),
+        "sq_rel": Metric("mean squared error over true depth", "m", better="less"),
+        "rmse": Metric("root mean squared error", "m", better="less"),
+        "rmse_log": Metric("root mean squared error of the logarithm", better="less"),
+        "silog": Metric("spread of the logarithmic error, times 100; a wrong scale alone is none", better="less"),
+    }
+
+    def __init__(self) -> None:
+        self._score = DepthScore()
+
+    def add(self, moment: Moment) -> dict[str, float]:
+        if moment.depth is None or moment.true_depth is None:
+            return {}
+        return self._score.add(moment.depth, moment.confidence, moment.true_depth)
+
+    def result(self) -> dict[str, Any]:
+        return self._score.result()
+
+
 class DepthScore:
     """Collects frames: `depth_errors` of each, averaged over frames, and pixels by range and by confidence."""
 
@@ -51,9 +84,9 @@ class DepthScore:
             self._by_confidence.add(confidence[both].astype(float), p, t)
         errors = depth_errors(p, t)
         self._frames.append(errors)
-        return errors
+        return {"coverage": float(both.sum() / known.sum()), **errors}
 
-    def result(self) -> dict[str, object]:
+    def result(self) -> dict[str, Any]:
         """The means over frames, the share of known pixels that were predicted, and the tables."""
         if not self._frames:
             return {}

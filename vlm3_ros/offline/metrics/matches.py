@@ -2,13 +2,63 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import numpy as np
 
+from vlm3_ros import messages
 from vlm3_ros.camera import Camera
+from vlm3_ros.offline.metrics.group import Metric, Metrics
+from vlm3_ros.offline.moments import Moment
 from vlm3_ros.offline.sources import Truth
 
 PCK_PERCENT = (1, 3, 5)
 OCCLUSION = 1.05  # a point is hidden where the second image sees something nearer than it by this factor
+
+
+class Matches:
+    """The group `matches`."""
+
+    METRICS: ClassVar[Metrics] = {
+        "matches": Metric("matches whose true pixel is known"),
+        "epe": Metric("mean distance to the true pixel", "px", better="less"),
+        "epe_median": Metric("median distance to the true pixel", "px", better="less"),
+        **{
+            f"pck{p}": Metric(f"share of matches within {p} % of the longer side of the image", better="more")
+            for p in PCK_PERCENT
+        },
+    }
+
+    def __init__(self) -> None:
+        self._earlier: tuple[int, Truth] | None = None  # the last perceived frame's stamp and truth
+        self._found: list[np.ndarray] = []
+        self._true: list[np.ndarray] = []
+        self._size = (0, 0)
+
+    def add(self, moment: Moment) -> dict[str, float]:
+        if moment.error:
+            return {}
+        earlier, self._earlier = self._earlier, (moment.stamp, moment.truth)
+        message = moment.output("matches")
+        if message is None or earlier is None or messages.nanoseconds(message.header1) != earlier[0]:
+            return {}
+        if (camera := moment.camera) is None:
+            return {}
+        first = np.stack([message.u1, message.v1], axis=1).astype(float)
+        found = np.stack([message.u2, message.v2], axis=1).astype(float)
+        true = true_pixels(first, earlier[1], moment.truth, camera)
+        known = np.isfinite(true).all(axis=1)
+        if not known.any():
+            return {}
+        self._found.append(found[known])
+        self._true.append(true[known])
+        self._size = camera.size
+        return match_errors(found[known], true[known], self._size)
+
+    def result(self) -> dict[str, Any]:
+        if not self._found:
+            return {}
+        return match_errors(np.concatenate(self._found), np.concatenate(self._true), self._size)
 
 
 def true_pixels(pixels: np.ndarray, first: Truth, second: Truth, camera: Camera) -> np.ndarray:
