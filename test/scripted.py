@@ -58,6 +58,9 @@ class Shelf:
     def free_bytes(self) -> int:
         return 1
 
+    def image_scale(self, name: str) -> float:
+        return 1.0
+
     def open(self, name: str) -> Any:
         return self._models[name]
 

@@ -61,7 +61,7 @@ def test_resized_is_where_opencv_resizes_to(size):
     [((1024, 768), 902.466, 1000.0, (1134, 851)), ((1280, 720), 530.0, 1000.0, (2415, 1358))],
 )
 def test_unified_size_before_rounding_is_the_published_one(monkeypatch, size, focal, target, published):
-    monkeypatch.setattr(module, "_token_size", lambda width, height, max_tokens: (width, height))
+    monkeypatch.setattr(module, "_token_size", lambda width, height, *_: (width, height))
     assert unified(Camera(*size, focal, focal, 0.0, 0.0), target, 10**6).size == published
 
 
@@ -97,6 +97,19 @@ any_camera = st.builds(
     st.floats(0.02, 50.0) | st.just(5000.0),
     st.floats(0.5, 2.0),
 )
+
+
+@pytest.mark.parametrize("scale", [0.25, 0.5])
+def test_a_small_model_sees_everything_at_its_fraction_of_the_size(scale):
+    camera = Camera(640, 480, 500.0, 500.0, 319.5, 239.5)
+    for whole, small in (
+        (unified(camera, 1000.0, 9000), unified(camera, 1000.0, 9000, scale)),
+        (bounded(camera, 1024, 9000), bounded(camera, 1024, 9000, scale)),
+    ):
+        np.testing.assert_allclose(small.size, np.multiply(whole.size, scale), atol=TOKEN_PX / 2)
+    tele = Camera(320, 240, 2000.0, 2000.0, 159.5, 119.5)  # at least MIN_TOKENS, which shrink along
+    tokens = np.prod(unified(tele, 1000.0, 9000, scale).size) / TOKEN_PX**2
+    assert MIN_TOKENS * scale**2 <= tokens < MIN_TOKENS
 
 
 @given(any_camera, st.sampled_from([750.0, 1000.0]), st.integers(64, 16384))

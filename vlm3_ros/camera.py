@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 TOKEN_PX = 32  # side of the image square behind one token of Qwen3-VL: patch 16 px, 2 × 2 patches merged
-MIN_TOKENS = 64  # the processor never shows the model less than 65,536 square pixels
+MIN_TOKENS = 64  # the processor never shows the model less than 65,536 square pixels (at the protocol's own sizes)
 
 
 class CalibrationError(ValueError):
@@ -78,22 +78,28 @@ class Camera:
 # ------------------------------------------------------------------------------------------- what the VLM sees
 
 
-def unified(camera: Camera, focal: float, max_tokens: int) -> Camera:
+def unified(camera: Camera, focal: float, max_tokens: int, scale: float = 1.0) -> Camera:
     """The view of ``camera`` at the unified focal length, at a size the VLM's processor leaves alone.
 
     VLM³ resizes every image so that its focal length is ``focal`` pixels (both axes, so fx = fy), and Qwen3-VL's
     processor then rounds each side to a multiple of 32. Both happen here in one step. Where the result would need
     more than ``max_tokens`` image tokens (wide cameras), it is made smaller. The focal length that results is in the
     returned camera, up to 2 % off by rounding and smaller by the bound; `metric_scale` takes it out of the answers.
+
+    A small checkpoint may have been trained on images at a fraction ``scale`` of all the protocol's sizes.
     """
+    focal *= scale
     width, height = int(camera.width * focal / camera.fx), int(camera.height * focal / camera.fy)
-    return camera.resized(*_token_size(width, height, max_tokens))
+    return camera.resized(*_token_size(width, height, max_tokens, scale))
 
 
-def bounded(camera: Camera, longest_edge: int, max_tokens: int) -> Camera:
-    """The view of ``camera`` with its longest edge near ``longest_edge`` pixels (VLM³'s correspondence task)."""
-    scale = longest_edge / max(camera.size)
-    return camera.resized(*_token_size(int(camera.width * scale), int(camera.height * scale), max_tokens))
+def bounded(camera: Camera, longest_edge: int, max_tokens: int, scale: float = 1.0) -> Camera:
+    """The view of ``camera`` with its longest edge near ``longest_edge`` pixels (VLM³'s correspondence task).
+
+    ``scale`` as for `unified`.
+    """
+    factor = scale * longest_edge / max(camera.size)
+    return camera.resized(*_token_size(int(camera.width * factor), int(camera.height * factor), max_tokens, scale))
 
 
 def taken_for(seen: Camera, focal: float) -> Camera:
@@ -112,7 +118,7 @@ def metric_scale(seen: Camera, focal: float) -> float:
     return seen.focal / focal
 
 
-def _token_size(width: int, height: int, max_tokens: int) -> tuple[int, int]:
+def _token_size(width: int, height: int, max_tokens: int, scale: float) -> tuple[int, int]:
     """Both sides as multiples of 32, as Qwen's smart_resize has them: at least MIN_TOKENS, at most max_tokens.
 
     Where the two leave no room, with a bound near MIN_TOKENS or a strip of an image, the upper bound holds.
@@ -124,12 +130,12 @@ def _token_size(width: int, height: int, max_tokens: int) -> tuple[int, int]:
             "which Qwen3-VL cannot take: crop it, or check fx and fy"
         )
     columns, rows = max(1, round(width / TOKEN_PX)), max(1, round(height / TOKEN_PX))
-    area = width * height / TOKEN_PX**2
+    area, least = width * height / TOKEN_PX**2, MIN_TOKENS * scale**2
     if columns * rows > max_tokens:
         shrink = math.sqrt(area / max_tokens) * TOKEN_PX
         columns, rows = max(1, math.floor(width / shrink)), max(1, math.floor(height / shrink))
-    elif columns * rows < MIN_TOKENS:
-        grow = math.sqrt(MIN_TOKENS / area) / TOKEN_PX
+    elif columns * rows < least:
+        grow = math.sqrt(least / area) / TOKEN_PX
         columns, rows = math.ceil(width * grow), math.ceil(height * grow)
     # A strip of one row or column cannot shrink on both sides.
     columns = min(columns, max(1, max_tokens // rows))

@@ -43,14 +43,15 @@ def perceive_depth(sight: Sight, config: Config) -> DepthView:
 def ask_depth(sight: Sight, config: Config, pixels: np.ndarray, budget_s: float | None = None) -> Samples:
     """Ask the depth of pixels [N, 2] of the frame's image, and read the answers as metres along Z."""
     settings, camera = config.depth, sight.frame.camera
-    view, seen = sight.look("depth", lambda c: unified(c, depth.FOCAL, config.camera.max_tokens))
+    view, seen = sight.look("depth", lambda c, scale: unified(c, depth.FOCAL, config.camera.max_tokens, scale))
+    focal = depth.FOCAL * sight.image_scale("depth")
     references = to_references(camera.pixels_in(seen, pixels), seen.size, depth.BINS)
     pixels = from_references(references, seen.size, depth.BINS)
     answers = sight.ask(view, depth.questions(references), budget_s)
 
-    factors = np.full(len(pixels), metric_scale(seen, depth.FOCAL) * settings.scale)  # answer to metres along Z
+    factors = np.full(len(pixels), metric_scale(seen, focal) * settings.scale)  # answer to metres along Z
     if settings.answer == "ray":
-        factors /= np.linalg.norm(taken_for(seen, depth.FOCAL).rays(pixels), axis=-1)
+        factors /= np.linalg.norm(taken_for(seen, focal).rays(pixels), axis=-1)
     z, confidence, spread = np.full((3, len(answers)), np.nan)
     for i, (answer, factor) in enumerate(zip(answers, factors, strict=True)):
         read = _read(answer, settings, factor)

@@ -15,7 +15,7 @@ from vlm3_ros.tasks import Refusal, matching
 def perceive_matches(sight: Sight, first: Frame, config: Config) -> Matches:
     """A grid of pixels of ``first``, looked for in the frame."""
     view, seen_first, seen = sight.look_at_two(
-        "matching", first, lambda c: bounded(c, matching.LONGEST_EDGE, config.camera.max_tokens)
+        "matching", first, lambda c, scale: bounded(c, matching.LONGEST_EDGE, config.camera.max_tokens, scale)
     )
     pixels = Grid.of(*first.camera.size, config.matches.points).pixels
     pixels = pixels[shown(first, pixels)]

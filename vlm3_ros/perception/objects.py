@@ -23,7 +23,7 @@ def perceive_objects(sight: Sight, config: Config, scene_samples: Samples | None
     ``scene_samples`` of the whole frame, where there are any, tell which way is up.
     """
     settings, camera = config.objects, sight.frame.camera
-    view, _ = sight.look("grounding", lambda c: unified(c, grounding.FOCAL, config.camera.max_tokens))
+    view, _ = sight.look("grounding", lambda c, scale: unified(c, grounding.FOCAL, config.camera.max_tokens, scale))
     (answer,) = sight.ask(view, [grounding.question(settings.labels)])
     assert answer is not None  # without a budget every question is answered
     found = grounding.parse(answer.text, settings.labels)
@@ -58,7 +58,7 @@ def perceive_objects(sight: Sight, config: Config, scene_samples: Samples | None
 def ask_about(sight: Sight, config: Config, text: str, regions: Sequence[Sequence[float]] | np.ndarray) -> Answer:
     """Ask a spatial question; ``<region N>`` is the Nth of ``regions``, x1 y1 x2 y2 in pixels of the image."""
     camera = sight.frame.camera
-    view, seen = sight.look("objects", lambda c: unified(c, objects.FOCAL, config.camera.max_tokens))
+    view, seen = sight.look("objects", lambda c, scale: unified(c, objects.FOCAL, config.camera.max_tokens, scale))
     corners = np.reshape(np.asarray(regions, float), (-1, 2))
     if not np.isfinite(corners).all():
         raise ValueError("a region of the question has a corner that is NaN or infinite")

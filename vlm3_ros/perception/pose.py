@@ -47,7 +47,9 @@ def perceive_pose(sight: Sight, track: Track | None, config: Config) -> tuple[Po
 
 def _ask(sight: Sight, keyframe: Frame, config: Config) -> np.ndarray | Refusal:
     """The pose of the frame's camera in that of the keyframe [4, 4], if the four answers agree."""
-    view, _, seen = sight.look_at_two("pose", keyframe, lambda c: unified(c, pose.FOCAL, config.camera.max_tokens))
+    view, _, seen = sight.look_at_two(
+        "pose", keyframe, lambda c, scale: unified(c, pose.FOCAL, config.camera.max_tokens, scale)
+    )
     answers = sight.ask(view, list(pose.QUESTIONS))
     texts = [answer.text for answer in answers if answer is not None]
     read = pose.parse(texts)
@@ -55,4 +57,4 @@ def _ask(sight: Sight, keyframe: Frame, config: Config) -> np.ndarray | Refusal:
         return read
     if motion.disagreement_deg(read) > config.pose.max_disagreement_deg:
         return Refusal(Reason.INCONSISTENT, f"{texts[0]} but {texts[1]}")
-    return motion.relative_pose(read, metric_scale(seen, pose.FOCAL))
+    return motion.relative_pose(read, metric_scale(seen, pose.FOCAL * sight.image_scale("pose")))

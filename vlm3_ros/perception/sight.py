@@ -12,7 +12,7 @@ from vlm3_ros.tasks import Question
 from vlm3_ros.vlm import Answer, Picture, View
 from vlm3_ros.vlm.models import Looks
 
-Fit = Callable[[Camera], Camera]  # the size at which a task wants to see a camera's images
+Fit = Callable[[Camera, float], Camera]  # how a task wants to see a camera's images, given the model's image scale
 
 
 class Sight:
@@ -29,21 +29,25 @@ class Sight:
 
     def look(self, task: str, fit: Fit) -> tuple[View, Camera]:
         """The model's view of the frame, and the camera through which it sees it."""
-        picture, seen = self._picture(self.frame, fit)
+        picture, seen = self._picture(self.frame, task, fit)
         return self._looks.look(task, [picture]), seen
 
     def look_at_two(self, task: str, first: Frame, fit: Fit) -> tuple[View, Camera, Camera]:
         """The model's view of an earlier frame and this one, and the cameras through which it sees them."""
-        (picture_1, seen_1), (picture_2, seen_2) = self._picture(first, fit), self._picture(self.frame, fit)
+        (picture_1, seen_1), (picture_2, seen_2) = (self._picture(f, task, fit) for f in (first, self.frame))
         return self._looks.look(task, [picture_1, picture_2]), seen_1, seen_2
+
+    def image_scale(self, task: str) -> float:
+        """The fraction of the protocol's image sizes that the model of a task was trained on."""
+        return self._looks.image_scale(task)
 
     def ask(self, view: View, questions: list[Question], budget_s: float | None = None) -> list[Answer | None]:
         """Ask and count."""
         self.tally.asked += len(questions)
         return view.ask(questions, budget_s)
 
-    def _picture(self, frame: Frame, fit: Fit) -> tuple[Picture, Camera]:
-        seen = fit(frame.camera)
+    def _picture(self, frame: Frame, task: str, fit: Fit) -> tuple[Picture, Camera]:
+        seen = fit(frame.camera, self.image_scale(task))
         picture = self._pictures.setdefault((frame, seen.size), Picture(frame.image, seen.size))
         return picture, seen
 

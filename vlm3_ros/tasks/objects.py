@@ -31,6 +31,20 @@ COMPARISONS = {
     "behind": "Can you confirm if {a} is behind {b}?",
     "front": "Can you confirm if {a} is in front of {b}?",
 }
+_STATED = {  # how an answer says it: the published one is that of "smaller"
+    "above": "above",
+    "below": "below",
+    "left": "to the left of",
+    "right": "to the right of",
+    "bigger": "bigger in size than",
+    "smaller": "smaller in size than",
+    "taller": "taller than",
+    "shorter": "shorter than",
+    "wider": "wider than",
+    "thinner": "thinner than",
+    "behind": "behind",
+    "front": "in front of",
+}
 LENGTHS = {
     "distance": "What is the distance between {a} and {b}?",
     "horizontal distance": "What is the horizontal distance between {a} and {b}?",
@@ -92,6 +106,24 @@ def direction(a: Region, b: Region) -> Question:
 def free(text: str, regions: Sequence[Region] = ()) -> Question:
     """Any question in words, with its regions filled in."""
     return Question(with_regions(text, regions), Grammar((Words(),)), MAX_TOKENS)
+
+
+def comparison_answer(kind: str, a: Region, b: Region, is_true: bool) -> str:
+    """The text of a right answer to a `comparison`, in the form of the published one."""
+    verdict, negation = ("Correct", "") if is_true else ("Incorrect", "not ")
+    return f"{verdict}, {name(a)} is {negation}{_STATED[kind]} {name(b)}."
+
+
+def length_answer(kind: str, metres: float, a: Region, b: Region | None = None) -> str:
+    """The text of a right answer to a `length` question."""
+    if b is None:
+        return f"The {kind} of {name(a)} is {metres:.2f} meters."
+    return f"The {kind} between {name(a)} and {name(b)} is {metres:.2f} meters."
+
+
+def direction_answer(a: Region, b: Region, hour: int) -> str:
+    """The text of a right answer to a `direction` question."""
+    return f"{name(b)[0].upper()}{name(b)[1:]} is at {hour} o'clock from {name(a)}."
 
 
 def parse_yes_no(text: str) -> bool | Refusal:

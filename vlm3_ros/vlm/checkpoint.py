@@ -33,6 +33,11 @@ class CheckpointInfo:
         config = self.config.get("quantization_config")
         return str(config.get("quant_method", "unknown")) if config else None
 
+    @property
+    def image_scale(self) -> float:
+        """The fraction of the protocol's image sizes that the checkpoint was trained on: 1 for the released ones."""
+        return float(self.config.get("vlm3", {}).get("image_scale", 1.0))
+
     def memory_bytes(self, precision: str) -> int:
         """Weights in memory at a precision of `loading.load` (not "auto"), roughly."""
         if self.quantization:

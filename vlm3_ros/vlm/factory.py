@@ -59,6 +59,9 @@ class _ByName:
     def memory_bytes(self, name: str) -> int:
         return self._of(name).memory_bytes(name)
 
+    def image_scale(self, name: str) -> float:
+        return self._of(name).image_scale(name)
+
     def free_bytes(self) -> int:
         return self._local.free_bytes()
 
@@ -78,6 +81,9 @@ class _TestDouble:
 
     def memory_bytes(self, name: str) -> int:
         return 0
+
+    def image_scale(self, name: str) -> float:
+        return 1.0
 
     def free_bytes(self) -> int:
         return 1

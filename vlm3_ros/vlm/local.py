@@ -25,6 +25,9 @@ class LocalSource:
         info = inspect(name)
         return info.memory_bytes(resolve_precision(info, self._device, self._precision))
 
+    def image_scale(self, name: str) -> float:
+        return inspect(name).image_scale
+
     def free_bytes(self) -> int:
         return free_bytes(self._device) - WORKING_BYTES
 

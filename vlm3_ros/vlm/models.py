@@ -29,6 +29,9 @@ class Source(Protocol):
     def free_bytes(self) -> int:
         """Memory that a model could still take; not asked about one that takes none."""
 
+    def image_scale(self, name: str) -> float:
+        """The fraction of the protocol's image sizes that the model was trained on: 1 for the released ones."""
+
     def open(self, name: str) -> VLM:
         """The model called ``name``, ready to look. Raises ModelError."""
 
@@ -58,6 +61,7 @@ class Models:
         self._names = dict(tasks)
         self._source = source
         self._budget = memory_budget_gb * GB
+        self._scales: dict[str, float] = {}
         self._loaded: dict[str, VLM] = {}  # the least recently used first
         self._views: dict[tuple[str, tuple[Picture, ...]], tuple[View, ExitStack]] = {}
         self._status = {
@@ -92,6 +96,11 @@ class Models:
         if task not in self._names:
             raise ModelError(f"no checkpoint is set for the task {task!r} (set: {', '.join(self._names) or 'none'})")
         return self._names[task]
+
+    def _image_scale(self, name: str) -> float:
+        if name not in self._scales:
+            self._scales[name] = self._source.image_scale(name)
+        return self._scales[name]
 
     def _view(self, name: str, pictures: tuple[Picture, ...]) -> View:
         """The open view of these pictures, after loading and looking where that has not happened yet."""
@@ -156,6 +165,10 @@ class Looks:
         another one in the meantime comes back, and looks again, when it is asked again.
         """
         return _FrameView(self._models, self._models._model_of(task), tuple(pictures))
+
+    def image_scale(self, task: str) -> float:
+        """The fraction of the protocol's image sizes that the model of ``task`` was trained on."""
+        return self._models._image_scale(self._models._model_of(task))
 
 
 class _FrameView:

@@ -47,6 +47,9 @@ class ServedSource:
     def free_bytes(self) -> int:
         return 0
 
+    def image_scale(self, name: str) -> float:
+        return 1.0
+
     def open(self, name: str) -> ServedVLM:
         url, _, model = name.partition("#")
         served = ServedVLM(Client(url), model, self._in_flight)

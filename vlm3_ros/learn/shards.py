@@ -1,0 +1,151 @@
+"""Training data on disk: tar files of records, each a few images of one scene with all samples made from them.
+
+    data/sim/manifest.json        what it is and what is in it
+    data/sim/shard-00000.tar      <record>.0.jpg, <record>.1.jpg, …, <record>.json.gz
+
+A shard appears under its name when it is whole, so an interrupted build goes on with the shards that are missing. The
+tar files follow WebDataset's naming and can be read with any tool.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from vlm3_ros.learn.sample import Exchange, Sample
+from vlm3_ros.vlm import Picture
+
+JPEG_QUALITY = 95
+MANIFEST = "manifest.json"
+
+
+class DataError(Exception):
+    """Training data cannot be read or made; the message says why and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """Samples that share images."""
+
+    key: str
+    images: Sequence[np.ndarray]  # uint8 [h, w, 3] RGB
+    samples: Sequence[Sample]  # of pictures whose pixels are among ``images``
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    return folder / f"shard-{number:05d}.tar"
+
+
+def write_shard(path: Path, records: Iterable[Record]) -> None:
+    """Write a whole shard or none."""
+    partial = path.with_suffix(".partial")
+    with tarfile.open(partial, "w") as tar:
+        for record in records:
+            for i, image in enumerate(record.images):
+                done, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+                if not done:
+                    raise DataError(f"{record.key}: image {i} cannot be encoded")
+                _add(tar, f"{record.key}.{i}.jpg", data.tobytes())
+            text = json.dumps(_description(record), ensure_ascii=False, separators=(",", ":"))
+            _add(tar, f"{record.key}.json.gz", gzip.compress(text.encode(), 6, mtime=0))
+    partial.rename(path)
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    entry = tarfile.TarInfo(name)  # no time, no owner: the same data make the same file
+    entry.size = len(data)
+    tar.addfile(entry, io.BytesIO(data))
+
+
+def _description(record: Record) -> dict[str, Any]:
+    numbers = {id(image): i for i, image in enumerate(record.images)}
+    return {
+        "samples": [
+            {
+                "key": sample.key,
+                "scene": sample.scene,
+                "pictures": [[numbers[id(p.pixels)], list(p.size)] for p in sample.pictures],
+                "exchanges": [[e.task, e.question, e.answer] for e in sample.exchanges],
+            }
+            for sample in record.samples
+        ]
+    }
+
+
+class DataSet:
+    """The samples of a data set folder, in the order in which they were written. Raises DataError."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        try:
+            self.manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+            self._shards = [_Shard(folder / name) for name in self.manifest["shards"]]
+        except (OSError, ValueError, KeyError, tarfile.TarError) as error:
+            raise DataError(f"{folder} is no training data made by `vlm3 data`: {error}") from error
+        self._where = [(shard, record, i) for shard in self._shards for record, n in shard.counts() for i in range(n)]
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __getitem__(self, index: int) -> Sample:
+        shard, record, i = self._where[index]
+        return shard.sample(record, i)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def image_scale(self) -> float:
+        """The fraction of the protocol's image sizes that it was made for."""
+        return float(self.manifest["image_scale"])
+
+
+class _Shard:
+    """One tar file, read record by record wherever asked."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        with tarfile.open(path) as tar:
+            self._members = {entry.name: (entry.offset_data, entry.size) for entry in tar}
+
+    def counts(self) -> Iterator[tuple[str, int]]:
+        """Every record with its number of samples."""
+        for name in self._members:
+            if name.endswith(".json.gz"):
+                key = name.removesuffix(".json.gz")
+                yield key, len(self._record(key))
+
+    def sample(self, record: str, index: int) -> Sample:
+        entry = self._record(record)[index]
+        return Sample(
+            entry["key"],
+            entry["scene"],
+            tuple(Picture(self._image(f"{record}.{i}.jpg"), (w, h)) for i, (w, h) in entry["pictures"]),
+            tuple(Exchange(*exchange) for exchange in entry["exchanges"]),
+        )
+
+    @lru_cache(maxsize=8)  # noqa: B019  (as many shards as a data set has, and they live as long)
+    def _record(self, key: str) -> list[dict[str, Any]]:
+        return json.loads(gzip.decompress(self._read(f"{key}.json.gz")))["samples"]
+
+    def _image(self, name: str) -> np.ndarray:
+        image = cv2.imdecode(np.frombuffer(self._read(name), np.uint8), cv2.IMREAD_COLOR)
+        if image is None:
+            raise DataError(f"{name} in {self._path} is no image: build this shard again")
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+    def _read(self, name: str) -> bytes:
+        offset, size = self._members[name]
+        with self._path.open("rb") as file:
+            file.seek(offset)
+            return file.read(size)
