@@ -25,7 +25,7 @@ def main() -> int:
     demo.set_defaults(run=_demo)
 
     run = commands.add_parser("run", help="perceive every frame of a bag or data set, without ROS; stops and goes on")
-    run.add_argument("source", type=Path, help="ROS 2 bag, TUM RGB-D folder, or folder with a manifest.json")
+    run.add_argument("source", type=Path, help="ROS 2 bag, data set folder, or file of labelled pixels")
     run.add_argument("--out", type=Path, required=True, help="folder for bag, trajectory, settings and timings")
     run.add_argument("--config", type=Path, help="ROS parameter file, as for the node")
     run.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one setting; may be repeated")
@@ -51,7 +51,7 @@ def main() -> int:
 
 def _add_choices(command: argparse.ArgumentParser) -> None:
     """What to take where a recording leaves a choice."""
-    command.add_argument("--image", metavar="TOPIC", help="images, where a bag has several such topics")
+    command.add_argument("--image", metavar="NAME", help="topic or folder of images, where there are several")
     command.add_argument("--camera-info", metavar="TOPIC", help="the calibration that belongs to them")
     command.add_argument(
         "--intrinsics",
@@ -60,6 +60,10 @@ def _add_choices(command: argparse.ArgumentParser) -> None:
         metavar=("FX", "FY", "CX", "CY"),
         help="in pixels, of a data set that does not give them",
     )
+    command.add_argument(
+        "--depth-scale", type=float, metavar="UNITS", help="units per metre of depth images that do not say it"
+    )
+    command.add_argument("--lengths", choices=("ray", "z"), help="what the depths of labelled pixels are")
 
 
 def _run(arguments: argparse.Namespace) -> int:

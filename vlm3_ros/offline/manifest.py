@@ -21,24 +21,20 @@ from scipy.spatial.transform import Rotation
 from vlm3_ros.config import CameraConfig
 from vlm3_ros.geometry.box3d import Box3D
 from vlm3_ros.offline.sources import (
+    DataSet,
     FrameError,
     SourceError,
     Truth,
     nanoseconds,
-    pinhole,
-    read_depth,
-    read_image,
-    rectified,
-    rectified_depth,
+    read_frame,
+    read_truth,
 )
 from vlm3_ros.perception import Frame
 
 log = logging.getLogger(__name__)
 
-FRAME_ID = "camera_optical_frame"
 
-
-class ManifestSource:
+class ManifestSource(DataSet):
     """Frames in the order of their stamps, with everything the manifest says about them."""
 
     def __init__(self, folder: Path, settings: CameraConfig):
@@ -62,25 +58,18 @@ class ManifestSource:
         entry = self._entries[index]
         if "rgb" not in entry or "K" not in entry:
             raise FrameError(f"frame {index} of the manifest lacks rgb or K")
-        image = read_image(self._folder / entry["rgb"])
-        calibration = pinhole((image.shape[1], image.shape[0]), entry["K"])
-        return rectified(self._stamps[index], FRAME_ID, image, calibration, self._settings)
+        return read_frame(self._folder / entry["rgb"], self._stamps[index], entry["K"], self._settings)
 
     def truth(self, index: int) -> Truth:
         entry, depth = self._entries[index], None
         T = _pose(entry["T_world_cam"]) if "T_world_cam" in entry else None
         if entry.get("depth"):
             try:
-                depth = read_depth(self._folder / entry["depth"], entry["depth_scale"])
-                calibration = pinhole((depth.shape[1], depth.shape[0]), entry["K"])
-                depth = rectified_depth(depth, calibration, self._settings)
-            except (FrameError, KeyError) as error:
-                log.warning("frame %d has no depth: %s", index, error)
+                depth = read_truth(self._folder / entry["depth"], entry["depth_scale"], entry["K"], self._settings)
+            except KeyError as error:
+                log.warning("frame %d of the manifest has depth but no %s", index, error)
         boxes = [box.seen_from(T) for box in self._boxes] if self._boxes and T is not None else None
         return Truth(depth, T, boxes)
-
-    def mount(self, base: str) -> np.ndarray:
-        raise SourceError("a data set folder has no /tf_static: leave pose.base_frame empty")
 
 
 class _Box:

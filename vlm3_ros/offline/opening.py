@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from vlm3_ros.config import CameraConfig
+from vlm3_ros.offline import folders, kitti, labels
 from vlm3_ros.offline.bag import BagSource
+from vlm3_ros.offline.folders import FolderSource
+from vlm3_ros.offline.kitti import KittiSource
+from vlm3_ros.offline.labelled import LabelledSource
 from vlm3_ros.offline.manifest import ManifestSource
 from vlm3_ros.offline.sources import Choices, Source, SourceError
 from vlm3_ros.offline.tum import TumSource
@@ -21,10 +25,23 @@ def open_source(path: Path, choices: Choices, settings: CameraConfig) -> Source:
         return TumSource(path, choices, settings)
     if path.suffix in (".mcap", ".db3") or (path.is_dir() and any(map(is_bag_file, path.iterdir()))):
         return BagSource(path, choices, settings)
+    if path.suffix in labels.SUFFIXES:
+        return LabelledSource(path, choices, settings)
+    if kitti.is_drive(path):
+        return KittiSource(path, choices, settings)
+    if folders.is_pair(path):
+        return FolderSource(path, choices, settings)
     raise SourceError(
         f"{path} is no recording that can be read: neither a ROS 2 bag (a folder with metadata.yaml, or *.mcap or "
-        "*.db3), nor a folder with rgb.txt (TUM RGB-D) or manifest.json"
+        "*.db3), nor a folder with manifest.json, rgb.txt (TUM RGB-D), image_02/data (a KITTI drive), or rgb and "
+        f"depth{_label_files(path)}"
     )
+
+
+def _label_files(folder: Path) -> str:
+    """The label files in a folder, as a suggestion."""
+    found = sorted(map(str, folder.glob("*.jsonl"))) if folder.is_dir() else []
+    return f"; but its labels can be: {', '.join(found)}" if found else ", nor a file of labels (*.jsonl, *.json)"
 
 
 def is_bag_file(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,10 @@ from vlm3_ros.config import CameraConfig
 from vlm3_ros.geometry.box3d import Box3D
 from vlm3_ros.perception import Frame
 
+log = logging.getLogger(__name__)
+
 SYNC_NS = 20_000_000  # stamps this near are of one moment, as TUM's associate.py has it
+FRAME_ID = "camera_optical_frame"  # of data sets, whose frames have no names
 
 
 class SourceError(Exception):
@@ -35,12 +39,14 @@ class FrameError(Exception):
 class Choices:
     """What to take where a recording leaves a choice; empty: the only one there is."""
 
-    image: str = ""  # topic
+    image: str = ""  # topic, or folder of images
     camera_info: str = ""  # topic
     true_depth: str = ""  # topic
     true_poses: str = ""  # topic: /tf or one of nav_msgs/Odometry
     true_objects: str = ""  # topic
     intrinsics: tuple[float, ...] = ()  # fx, fy, cx, cy in pixels, of a data set that does not give them
+    depth_scale: float = 0.0  # depth images of a data set that does not say it: value per metre
+    lengths: str = ""  # of labelled pixels: along the "ray", or along "z"
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +73,13 @@ class Source(Protocol):
 
     def mount(self, base: str) -> np.ndarray:
         """T_base_camera [4, 4]: where the camera sits on the robot. Raises SourceError if that is not recorded."""
+
+
+class DataSet:
+    """What sources that are no bags have in common."""
+
+    def mount(self, base: str) -> np.ndarray:
+        raise SourceError("a data set has no /tf_static: leave pose.base_frame empty")
 
 
 # ------------------------------------------------------------------------------------ from raw image to frame
@@ -124,6 +137,24 @@ def read_depth(path: Path, scale: float) -> np.ndarray:
     if values is None or values.ndim != 2:
         raise FrameError(f"{path} is no depth image with one channel")
     return np.where(values > 0, values / scale, np.nan).astype(np.float32)
+
+
+def read_frame(path: Path, stamp: int, intrinsics: Sequence[float], settings: CameraConfig) -> Frame:
+    """A frame of a data set whose images have no distortion; ``intrinsics`` may be empty. Raises FrameError."""
+    image = read_image(path)
+    calibration = pinhole((image.shape[1], image.shape[0]), intrinsics) if intrinsics else None
+    return rectified(stamp, FRAME_ID, image, calibration, settings)
+
+
+def read_truth(path: Path, scale: float, intrinsics: Sequence[float], settings: CameraConfig) -> np.ndarray | None:
+    """True depth that belongs to `read_frame`; None where it cannot be read, and why is said."""
+    try:
+        depth = read_depth(path, scale)
+        calibration = pinhole((depth.shape[1], depth.shape[0]), intrinsics) if intrinsics else None
+        return rectified_depth(depth, calibration, settings)
+    except FrameError as error:
+        log.warning("a depth image is left out: %s", error)
+        return None
 
 
 def nearest(stamps: Sequence[int], stamp: int, within: int = SYNC_NS) -> int | None:

@@ -6,38 +6,30 @@ intrinsics, so these have to be given.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from vlm3_ros.calibration import Calibration
 from vlm3_ros.config import CameraConfig
 from vlm3_ros.offline import poses
 from vlm3_ros.offline.sources import (
     Choices,
-    FrameError,
+    DataSet,
     SourceError,
     Truth,
     nanoseconds,
     nearest,
-    pinhole,
-    read_depth,
-    read_image,
-    rectified,
-    rectified_depth,
+    read_frame,
+    read_truth,
 )
 from vlm3_ros.perception import Frame
 
-log = logging.getLogger(__name__)
-
 DEPTH_SCALE = 5000.0  # of all TUM RGB-D sequences, per metre
-FRAME_ID = "camera_optical_frame"
 
 
-class TumSource:
+class TumSource(DataSet):
     """Frames of rgb.txt with the depth image nearest in time and the interpolated pose of the motion capture."""
 
     def __init__(self, folder: Path, choices: Choices, settings: CameraConfig):
@@ -62,29 +54,17 @@ class TumSource:
 
     def frame(self, index: int) -> Frame:
         stamp, name = self._images[index]
-        image = read_image(self._folder / name)
-        return rectified(stamp, FRAME_ID, image, self._calibration(image), self._settings)
+        return read_frame(self._folder / name, stamp, self._intrinsics, self._settings)
 
     def truth(self, index: int) -> Truth:
         stamp, _ = self._images[index]
         return Truth(self._true_depth(stamp), self._path.at(stamp))
 
-    def mount(self, base: str) -> np.ndarray:
-        raise SourceError("a data set folder has no /tf_static: leave pose.base_frame empty")
-
     def _true_depth(self, stamp: int) -> np.ndarray | None:
         index = nearest([at for at, _ in self._depths], stamp)
         if index is None:
             return None
-        try:
-            depth = read_depth(self._folder / self._depths[index][1], DEPTH_SCALE)
-            return rectified_depth(depth, self._calibration(depth), self._settings)
-        except FrameError as error:
-            log.warning("no depth at %d ns: %s", stamp, error)
-            return None
-
-    def _calibration(self, image: np.ndarray) -> Calibration | None:
-        return pinhole((image.shape[1], image.shape[0]), self._intrinsics) if self._intrinsics else None
+        return read_truth(self._folder / self._depths[index][1], DEPTH_SCALE, self._intrinsics, self._settings)
 
 
 def read_trajectory(path: Path) -> list[tuple[int, np.ndarray]]:

@@ -1,0 +1,211 @@
+"""Label files in the forms in which VLM³ and DepthLM are published: fixed pixels, pairs and questions.
+
+A file holds one JSON object, or one on each line (*.jsonl). Its keys tell what it labels:
+
+    depth     {"image", "intrinsics": [fx, fy, cx, cy, width, height], "pixel_coords": [[u, v], ...], "depth": [...]}
+              as DepthLM curates its data sets, or VLM³'s own depth_labels.json, an image of focal length 1000 px
+    matching  pixel_corr_labels.json: two images and the pixels of both that correspond
+    pose      pose_labels.json: two images, their intrinsics, and where the second camera is
+    objects   spatialrgpt_labels.json: an image, a question with regions in words, and its answer
+
+Images are named from the folder of the label file. Whether labelled depths are lengths of rays or along Z is not
+said. Sources: facebookresearch/VLM3 (sample_data) and facebookresearch/DepthLM_Official (examples/ibims1) on GitHub.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlm3_ros.camera import Camera
+from vlm3_ros.geometry import motion
+from vlm3_ros.offline.sources import FrameError, SourceError
+from vlm3_ros.tasks import Refusal, pose
+
+SUFFIXES = (".json", ".jsonl")
+
+
+@dataclass(frozen=True, eq=False)
+class DepthLabels:
+    """Pixels of an image and how far they are."""
+
+    image: Path
+    camera: Camera
+    pixels: np.ndarray  # [N, 2]
+    metres: np.ndarray  # [N] along the ray or along Z
+
+
+@dataclass(frozen=True, eq=False)
+class MatchLabels:
+    """Pixels of two images that show the same points."""
+
+    images: tuple[Path, Path]
+    sizes: tuple[tuple[int, int], tuple[int, int]]  # (width, height) of both
+    pixels_first: np.ndarray  # [N, 2]
+    pixels: np.ndarray  # [N, 2]
+
+
+@dataclass(frozen=True, eq=False)
+class PoseLabels:
+    """Two images and the second camera's pose in the first one."""
+
+    images: tuple[Path, Path]
+    cameras: tuple[Camera, Camera]
+    T_1_2: np.ndarray  # [4, 4]
+
+
+@dataclass(frozen=True, eq=False)
+class QuestionLabels:
+    """A question about an image, its regions written out, and the right answer."""
+
+    image: Path
+    camera: Camera
+    category: str
+    question: str
+    answer: str
+
+
+Labels = DepthLabels | MatchLabels | PoseLabels | QuestionLabels
+
+
+class LabelFile(Sequence[Labels]):
+    """The labels of a file, all of one kind, each read when it is asked for."""
+
+    def __init__(self, path: Path):
+        """Raises SourceError where the file does not begin with labels."""
+        self.path = path
+        self._places: list[tuple[int, int]] = []  # first byte and length of each entry
+        at = 0
+        with path.open("rb") as file:
+            for part in file if path.suffix == ".jsonl" else [file.read()]:
+                if part.strip():
+                    self._places.append((at, len(part)))
+                at += len(part)
+        if not self._places:
+            raise SourceError(f"{path} is empty")
+        try:
+            self.kind = _kind(self._entry(0))
+        except FrameError as error:
+            raise SourceError(str(error)) from error
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: Any) -> Any:
+        """One image's or pair's labels. Raises FrameError."""
+        entry = self._entry(index)
+        try:
+            if _kind(entry) != self.kind:
+                raise ValueError(f"labels for {_kind(entry)} among those for {self.kind}")
+            return READERS[self.kind](entry, self.path.parent)
+        except (KeyError, ValueError, TypeError, IndexError) as error:
+            raise FrameError(f"{self._where(index)} cannot be read: {type(error).__name__}: {error}") from error
+
+    def _entry(self, index: int) -> dict[str, Any]:
+        start, length = self._places[index]
+        with self.path.open("rb") as file:
+            file.seek(start)
+            text = file.read(length)
+        try:
+            entry = json.loads(text)
+            if not isinstance(entry, dict):
+                raise ValueError("it is no JSON object")
+            return entry
+        except ValueError as error:
+            raise FrameError(f"{self._where(index)} is no label: {error}") from error
+
+    def _where(self, index: int) -> str:
+        return f"label {index + 1} of {self.path}"
+
+
+def _kind(entry: dict[str, Any]) -> str:
+    """Which of READERS an entry is for. Raises FrameError."""
+    for kind, keys in KEYS.items():
+        if any(all(key in entry for key in form) for form in keys):
+            return kind
+    known = "; ".join(f"{kind}: {' or '.join(', '.join(form) for form in forms)}" for kind, forms in KEYS.items())
+    raise FrameError(f"the keys {', '.join(sorted(entry))} are none of a label that is known ({known})")
+
+
+# ------------------------------------------------------------------------------------------------------ one kind each
+
+
+def _depth(entry: dict[str, Any], folder: Path) -> DepthLabels:
+    if "samples" in entry:
+        camera = _camera(entry["intrinsics_after_focal_normalization_to_1000"], entry["image_size"])
+        pixels = [sample["pixel_coord_resized"] for sample in entry["samples"]]
+        metres = [sample["depth_meters"] for sample in entry["samples"]]
+    else:
+        fx, fy, cx, cy, width, height = entry["intrinsics"]
+        camera = Camera(int(width), int(height), fx or fy, fy or fx, cx, cy)  # as DepthLM mends zeros
+        pixels, metres = entry["pixel_coords"], entry["depth"]
+    labels = DepthLabels(folder / entry["image"].lstrip("/"), camera, _pixels(pixels), np.array(metres, float))
+    if len(labels.pixels) != len(labels.metres) or not (labels.metres > 0.0).all():
+        raise ValueError("there must be one depth > 0 for each pixel")
+    if ((labels.pixels < -0.5) | (labels.pixels >= np.array(camera.size) - 0.5)).any():
+        raise ValueError("a labelled pixel is outside of the image")
+    return labels
+
+
+def _matching(entry: dict[str, Any], folder: Path) -> MatchLabels:
+    first, second = (_size(entry[f"image_{i}_size_resized"]) for i in (1, 2))
+    pixels = [[pair[f"img{i}_pixel_in_resized"] for pair in entry["correspondences"]] for i in (1, 2)]
+    return MatchLabels(_two(entry, folder), (first, second), _pixels(pixels[0]), _pixels(pixels[1]))
+
+
+def _pose(entry: dict[str, Any], folder: Path) -> PoseLabels:
+    first, second = (_camera(entry[f"intrinsics_{i}_resized"], entry[f"image_{i}_size_resized"]) for i in (1, 2))
+    true = entry["ground_truth_pose"]
+    direction = pose.DIRECTION.grammar.read(f"unit vector {true['translation_unit_vector']}")
+    if isinstance(direction, Refusal):
+        raise ValueError(f"translation_unit_vector is no vector: {true['translation_unit_vector']}")
+    x, y, z = direction
+    angles = (true["yaw_deg"], true["pitch_deg"], true["roll_deg"])
+    answer = pose.PoseAnswer(true["rotation_angle_deg"], angles, (x, y, z), true["translation_distance_m"])
+    return PoseLabels(_two(entry, folder), (first, second), motion.relative_pose(answer))
+
+
+def _objects(entry: dict[str, Any], folder: Path) -> QuestionLabels:
+    camera = _camera(entry["intrinsics_after_focal_normalization_to_1000"], entry["image_size_resized"])
+    return QuestionLabels(
+        folder / entry["image"], camera, entry["qa_info"]["category"], entry["prompt"], entry["answer"]
+    )
+
+
+READERS: dict[str, Callable[[dict[str, Any], Path], Labels]] = {
+    "depth": _depth,
+    "matching": _matching,
+    "pose": _pose,
+    "objects": _objects,
+}
+KEYS = {
+    "depth": (("image", "intrinsics", "pixel_coords", "depth"), ("image", "samples")),
+    "matching": (("image_1", "image_2", "correspondences"),),
+    "pose": (("image_1", "image_2", "ground_truth_pose"),),
+    "objects": (("image", "prompt", "answer", "qa_info"),),
+}
+
+
+def _two(entry: dict[str, Any], folder: Path) -> tuple[Path, Path]:
+    return folder / entry["image_1"], folder / entry["image_2"]
+
+
+def _size(size: dict[str, int]) -> tuple[int, int]:
+    return size["width"], size["height"]
+
+
+def _camera(intrinsics: dict[str, float], size: dict[str, int]) -> Camera:
+    return Camera(*_size(size), *(float(intrinsics[name]) for name in ("fx", "fy", "cx", "cy")))
+
+
+def _pixels(pixels: list[list[float]]) -> np.ndarray:
+    """[N, 2]. Raises ValueError."""
+    array = np.array(pixels, float).reshape(-1, 2)
+    if not len(array) or not np.isfinite(array).all():
+        raise ValueError("it labels no pixel, or one that is NaN or infinite")
+    return array
