@@ -42,6 +42,11 @@ def main() -> int:
     _add_choices(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
+    compare = commands.add_parser("compare", help="which of two evaluated runs over the same frames is better")
+    compare.add_argument("a", type=Path, help="folder of the run to compare with")
+    compare.add_argument("b", type=Path, help="folder of the run to judge")
+    compare.set_defaults(run=_compare)
+
     settings = commands.add_parser("settings", help="print every setting with its default, as a ROS parameter file")
     settings.set_defaults(run=_settings)
 
@@ -76,6 +81,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from vlm3_ros.offline.commands import evaluate
 
     return evaluate(arguments)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from vlm3_ros.offline.commands import compare
+
+    return compare(arguments)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The commands `vlm3 run` and `vlm3 evaluate`, from parsed arguments to files."""
+"""The commands `vlm3 run`, `vlm3 evaluate` and `vlm3 compare`, from parsed arguments to files."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from vlm3_ros.config import Config, ConfigError
 from vlm3_ros.offline import settings
+from vlm3_ros.offline.compare import Comparison, Evaluated
 from vlm3_ros.offline.evaluate import evaluated, table
 from vlm3_ros.offline.moments import Moments
 from vlm3_ros.offline.opening import open_source
@@ -61,11 +62,22 @@ def evaluate(arguments: Namespace) -> int:
         found = evaluated(Moments(folder, open_source(truth, choices, config.camera)))
     except (ConfigError, SourceError, RunError) as error:
         return _failed("evaluate", error)
-    found.write(folder)
+    found.write(folder, {"truth": str(truth.resolve()), "choices": asdict(choices)})
     print(table(found.metrics))
     if not found.compared:
         return _failed("evaluate", f"nothing in {truth} could be compared with what the run perceived")
     return 0
+
+
+def compare(arguments: Namespace) -> int:
+    """Print how run B differs from run A; returns 0, or 1 if B is worse in anything, or 2 if that cannot be told."""
+    try:
+        found = Comparison(Evaluated(arguments.a), Evaluated(arguments.b))
+    except RunError as error:
+        _failed("compare", error)
+        return 2
+    print(found.table())
+    return 1 if found.worse else 0
 
 
 def _summary(records: list[Record], results: Results) -> int:

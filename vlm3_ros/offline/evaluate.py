@@ -45,10 +45,12 @@ class Evaluation:
         """Whether anything was compared with truth."""
         return self.metrics.keys() > {"frames"}
 
-    def write(self, folder: Path) -> None:
-        """metrics.json and frame_metrics.csv."""
+    def write(self, folder: Path, against: dict[str, Any]) -> None:
+        """metrics.json, frame_metrics.csv, and in evaluation.json what the run was measured ``against``."""
+        write_whole(folder / "evaluation.json", json.dumps(against, indent=2).encode())
         write_whole(folder / "metrics.json", json.dumps(_finite(self.metrics), indent=2).encode())
         names = list(dict.fromkeys(name for values in self.frames.values() for name in values))
+        names.sort(key=lambda name: list(GROUPS).index(name.partition(".")[0]))
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
         rows.writerow(["stamp", *names])
