@@ -25,7 +25,7 @@ def main() -> int:
     demo.set_defaults(run=_demo)
 
     run = commands.add_parser("run", help="perceive every frame of a bag or data set, without ROS; stops and goes on")
-    run.add_argument("source", type=Path, help="ROS 2 bag, data set folder, or file of labelled pixels")
+    run.add_argument("source", type=Path, help="ROS 2 bag, data set folder, file of labelled pixels, or: simulated")
     run.add_argument("--out", type=Path, required=True, help="folder for bag, trajectory, settings and timings")
     run.add_argument("--config", type=Path, help="ROS parameter file, as for the node")
     run.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one setting; may be repeated")

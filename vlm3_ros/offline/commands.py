@@ -14,7 +14,7 @@ from vlm3_ros.offline import settings
 from vlm3_ros.offline.compare import Comparison, Evaluated
 from vlm3_ros.offline.evaluate import evaluated, table
 from vlm3_ros.offline.moments import Moments
-from vlm3_ros.offline.opening import open_source
+from vlm3_ros.offline.opening import full_name, open_source
 from vlm3_ros.offline.results import Record, Results, RunError, read_description, write_whole
 from vlm3_ros.offline.run import Run, output_topics
 from vlm3_ros.offline.sources import Choices, Source, SourceError
@@ -62,7 +62,7 @@ def evaluate(arguments: Namespace) -> int:
         found = evaluated(Moments(folder, open_source(truth, choices, config.camera)))
     except (ConfigError, SourceError, RunError) as error:
         return _failed("evaluate", error)
-    found.write(folder, {"truth": str(truth.resolve()), "choices": asdict(choices)})
+    found.write(folder, {"truth": full_name(truth), "choices": asdict(choices)})
     print(table(found.metrics))
     if not found.compared:
         return _failed("evaluate", f"nothing in {truth} could be compared with what the run perceived")
@@ -97,7 +97,7 @@ def _given(arguments: Namespace) -> dict[str, Any]:
 def _description(arguments: Namespace, choices: Choices, config: Config, source: Source) -> dict[str, Any]:
     """What makes this run another one than others."""
     return {
-        "source": str(arguments.source.resolve()),
+        "source": full_name(arguments.source),
         "images": len(source.stamps),
         "choices": {**asdict(choices), "intrinsics": list(choices.intrinsics)},
         "depth_png": arguments.depth_png,

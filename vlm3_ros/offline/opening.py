@@ -11,12 +11,15 @@ from vlm3_ros.offline.folders import FolderSource
 from vlm3_ros.offline.kitti import KittiSource
 from vlm3_ros.offline.labelled import LabelledSource
 from vlm3_ros.offline.manifest import ManifestSource
+from vlm3_ros.offline.simulated import NAME, SimulatedSource
 from vlm3_ros.offline.sources import Choices, Source, SourceError
 from vlm3_ros.offline.tum import TumSource
 
 
 def open_source(path: Path, choices: Choices, settings: CameraConfig) -> Source:
     """The recording at ``path``. Raises SourceError."""
+    if is_simulated(path):
+        return SimulatedSource(str(path))
     if not path.exists():
         raise SourceError(f"{path} does not exist")
     if (path / "manifest.json").is_file():
@@ -36,6 +39,16 @@ def open_source(path: Path, choices: Choices, settings: CameraConfig) -> Source:
         "*.db3), nor a folder with manifest.json, rgb.txt (TUM RGB-D), image_02/data (a KITTI drive), or rgb and "
         f"depth{_label_files(path)}"
     )
+
+
+def is_simulated(path: Path) -> bool:
+    """Whether this is no file, but the name of the simulated room."""
+    return str(path).partition(":")[0] == NAME and not path.exists()
+
+
+def full_name(path: Path) -> str:
+    """What names a recording wherever it is opened from."""
+    return str(path if is_simulated(path) else path.resolve())
 
 
 def _label_files(folder: Path) -> str:
