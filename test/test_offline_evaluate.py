@@ -16,6 +16,7 @@ from test_offline_run import STAMPS, ahead, settings, vlm3
 
 from vlm3_ros.geometry.box3d import Box3D
 from vlm3_ros.offline.evaluate import GROUPS
+from vlm3_ros.offline.tum import read_trajectory
 
 AHEAD_M = 0.25  # per image in truth; the run sees 0.2
 
@@ -60,6 +61,9 @@ def test_known_differences_are_measured(run, capsys):
     shown = capsys.readouterr().out
     assert "abs_rel" in shown
     assert "ate_m" in shown
+    true = read_trajectory(run / "true_trajectory.txt")
+    assert [stamp for stamp, _ in true] == STAMPS
+    np.testing.assert_allclose([T[:3, 3] for _, T in true], [[0.0, 0.0, AHEAD_M * i] for i in range(6)])
 
 
 def test_numbers_of_single_frames_are_kept(run):

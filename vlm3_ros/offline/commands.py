@@ -11,8 +11,9 @@ from typing import Any
 
 from vlm3_ros.config import Config, ConfigError
 from vlm3_ros.offline import settings
-from vlm3_ros.offline.compare import Comparison, Evaluated
-from vlm3_ros.offline.evaluate import evaluated, table
+from vlm3_ros.offline.compare import Comparison
+from vlm3_ros.offline.evaluate import measure, table
+from vlm3_ros.offline.evaluated import Evaluated
 from vlm3_ros.offline.moments import Moments
 from vlm3_ros.offline.opening import full_name, open_source
 from vlm3_ros.offline.results import Record, Results, RunError, read_description, write_whole
@@ -59,7 +60,7 @@ def evaluate(arguments: Namespace) -> int:
         config = Config().updated(about["settings"])
         truth, own = arguments.truth or Path(about["source"]), about["choices"]
         choices = replace(Choices(**{**own, "intrinsics": tuple(own["intrinsics"])}), **_given(arguments))
-        found = evaluated(Moments(folder, open_source(truth, choices, config.camera)))
+        found = measure(Moments(folder, open_source(truth, choices, config.camera)))
     except (ConfigError, SourceError, RunError) as error:
         return _failed("evaluate", error)
     found.write(folder, {"truth": full_name(truth), "choices": asdict(choices)})

@@ -2,45 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vlm3_ros.offline.bootstrap import MIN_FRAMES, interval, resampled_means
 from vlm3_ros.offline.evaluate import GROUPS
-from vlm3_ros.offline.results import RunError, read_description
+from vlm3_ros.offline.evaluated import Evaluated
+from vlm3_ros.offline.results import RunError
 
 LEVEL = 0.95
-
-
-class Evaluated:
-    """The folder of a run that has been evaluated."""
-
-    def __init__(self, folder: Path):
-        """Raises RunError if it is none."""
-        self.folder = folder
-        self.run = read_description(folder)
-        try:
-            self.against = json.loads((folder / "evaluation.json").read_text())
-            self.metrics: dict[str, dict[str, Any]] = json.loads((folder / "metrics.json").read_text())
-            with (folder / "frame_metrics.csv").open() as file:
-                rows = list(csv.DictReader(file))
-        except (OSError, ValueError) as error:
-            raise RunError(
-                f"{folder} has not been evaluated: `vlm3 evaluate {folder}` comes first ({error})"
-            ) from error
-        self.names = [name for name in (rows[0] if rows else ()) if name != "stamp"]
-        self.frames = {row["stamp"]: row for row in rows}
-
-    def values(self, name: str, stamps: list[str]) -> np.ndarray:
-        """A number of single frames [N], NaN where a frame has none."""
-        return np.array([float(self.frames[stamp].get(name) or math.nan) for stamp in stamps])
 
 
 @dataclass(frozen=True)

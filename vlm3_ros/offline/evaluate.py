@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vlm3_ros.offline.metrics.boxes import Objects
 from vlm3_ros.offline.metrics.confidence import Confidence
 from vlm3_ros.offline.metrics.depth import Depth
@@ -19,7 +21,9 @@ from vlm3_ros.offline.metrics.group import Group
 from vlm3_ros.offline.metrics.matches import Matches
 from vlm3_ros.offline.metrics.poses import Pairs, Trajectory
 from vlm3_ros.offline.moments import Moment
-from vlm3_ros.offline.results import seconds, write_whole
+from vlm3_ros.offline.results import write_whole
+from vlm3_ros.offline.sources import seconds
+from vlm3_ros.offline.tum import trajectory_text
 
 # By name, in the order of the reports. A new kind of metric is a file in metrics/ and a line here.
 GROUPS: dict[str, type[Group]] = {
@@ -39,6 +43,7 @@ class Evaluation:
 
     metrics: dict[str, dict[str, Any]]  # by group and name; tables are lists of rows
     frames: dict[int, dict[str, float]]  # by stamp and "group.name": the numbers of single frames
+    true_poses: dict[int, np.ndarray]  # T [4, 4] by stamp, in the world of the truth
 
     @property
     def compared(self) -> bool:
@@ -46,7 +51,8 @@ class Evaluation:
         return self.metrics.keys() > {"frames"}
 
     def write(self, folder: Path, against: dict[str, Any]) -> None:
-        """metrics.json, frame_metrics.csv, and in evaluation.json what the run was measured ``against``."""
+        """The numbers as JSON and CSV, the true trajectory, and what the run was measured ``against``."""
+        write_whole(folder / "true_trajectory.txt", trajectory_text(self.true_poses.items()).encode())
         write_whole(folder / "evaluation.json", json.dumps(against, indent=2).encode())
         write_whole(folder / "metrics.json", json.dumps(_finite(self.metrics), indent=2).encode())
         names = list(dict.fromkeys(name for values in self.frames.values() for name in values))
@@ -59,10 +65,11 @@ class Evaluation:
         write_whole(folder / "frame_metrics.csv", text.getvalue().encode())
 
 
-def evaluated(moments: Iterable[Moment]) -> Evaluation:
+def measure(moments: Iterable[Moment]) -> Evaluation:
     """One pass over the frames of a run, through all groups."""
     groups = {name: group() for name, group in GROUPS.items()}
     frames: dict[int, dict[str, float]] = {}
+    true_poses: dict[int, np.ndarray] = {}
     for moment in moments:
         found = {
             f"{group}.{name}": value
@@ -71,8 +78,10 @@ def evaluated(moments: Iterable[Moment]) -> Evaluation:
         }
         if found:
             frames[moment.stamp] = found
+        if (T := moment.truth.T_world_camera) is not None:
+            true_poses[moment.stamp] = T
     results = {name: group.result() for name, group in groups.items()}
-    return Evaluation({name: result for name, result in results.items() if result}, frames)
+    return Evaluation({name: result for name, result in results.items() if result}, frames, true_poses)
 
 
 def table(metrics: dict[str, dict[str, Any]]) -> str:

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 from ruamel.yaml import YAML
-from scipy.spatial.transform import Rotation
 
 from vlm3_ros.offline.mcap import McapWriter
+from vlm3_ros.offline.sources import seconds
+from vlm3_ros.offline.tum import trajectory_text
 from vlm3_ros.offline.types import typestore
 
 
@@ -153,14 +154,7 @@ def write_whole(path: Path, *parts: bytes) -> None:
 
 
 def _trajectory(records: list[Record]) -> str:
-    """TUM's format: stamp in seconds, position in metres, quaternion x y z w."""
-    lines = ["# stamp tx ty tz qx qy qz qw"]
-    for record in records:
-        if record.pose is not None:
-            T = np.array(record.pose)
-            numbers = [*T[:3, 3], *Rotation.from_matrix(T[:3, :3]).as_quat()]
-            lines.append(f"{seconds(record.stamp)} {' '.join(f'{number:.9f}' for number in numbers)}")
-    return "\n".join(lines) + "\n"
+    return trajectory_text((record.stamp, np.array(record.pose)) for record in records if record.pose is not None)
 
 
 def _table(records: list[Record]) -> str:
@@ -172,8 +166,3 @@ def _table(records: list[Record]) -> str:
         error = '"' + record.error.replace('"', '""') + '"' if record.error else ""
         lines.append(",".join([seconds(record.stamp), *times, *counts, error]))
     return "\n".join(lines) + "\n"
-
-
-def seconds(stamp: int) -> str:
-    """Nanoseconds as a text of seconds, exactly."""
-    return f"{stamp // 10**9}.{stamp % 10**9:09d}"

@@ -168,3 +168,8 @@ def nearest(stamps: Sequence[int], stamp: int, within: int = SYNC_NS) -> int | N
 def nanoseconds(seconds: str) -> int:
     """A stamp in seconds as text, exactly."""
     return int(Decimal(seconds) * 10**9)
+
+
+def seconds(stamp: int) -> str:
+    """Nanoseconds as a text of seconds, exactly."""
+    return f"{stamp // 10**9}.{stamp % 10**9:09d}"

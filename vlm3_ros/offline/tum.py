@@ -6,7 +6,7 @@ intrinsics, so these have to be given.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from vlm3_ros.offline.sources import (
     nearest,
     read_frame,
     read_truth,
+    seconds,
 )
 from vlm3_ros.perception import Frame
 
@@ -79,6 +80,15 @@ def read_trajectory(path: Path) -> list[tuple[int, np.ndarray]]:
             raise SourceError(f"{path}:{number} is no line of stamp tx ty tz qx qy qz qw: {error}") from error
         trajectory.append((stamp, T))
     return trajectory
+
+
+def trajectory_text(poses: Iterable[tuple[int, np.ndarray]]) -> str:
+    """What `read_trajectory` reads, from stamps in nanoseconds and poses [4, 4]."""
+    lines = ["# stamp tx ty tz qx qy qz qw"]
+    for stamp, T in poses:
+        numbers = [*T[:3, 3], *Rotation.from_matrix(T[:3, :3]).as_quat()]
+        lines.append(f"{seconds(stamp)} {' '.join(f'{number:.9f}' for number in numbers)}")
+    return "\n".join(lines) + "\n"
 
 
 def _listed(path: Path) -> list[tuple[int, str]]:
