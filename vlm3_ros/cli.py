@@ -27,9 +27,8 @@ def main() -> int:
     run = commands.add_parser("run", help="perceive every frame of a bag or data set, without ROS; stops and goes on")
     run.add_argument("source", type=Path, help="ROS 2 bag, data set folder, file of labelled pixels, or: simulated")
     run.add_argument("--out", type=Path, required=True, help="folder for bag, trajectory, settings and timings")
-    run.add_argument("--config", type=Path, help="ROS parameter file, as for the node")
-    run.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one setting; may be repeated")
     run.add_argument("--depth-png", action="store_true", help="write depth as 16-bit PNG files in millimetres too")
+    _add_settings(run)
     _add_choices(run)
     run.set_defaults(run=_run)
 
@@ -47,11 +46,29 @@ def main() -> int:
     compare.add_argument("b", type=Path, help="folder of the run to judge")
     compare.set_defaults(run=_compare)
 
+    calibrate = commands.add_parser("calibrate", help="find depth.answer and depth.scale from true depth")
+    calibrate.add_argument("source", type=Path, help="recording with true depth of this camera, as for `vlm3 run`")
+    calibrate.add_argument(
+        "--frames", type=int, default=20, help="frames to ask, evenly spread (default: %(default)s)"
+    )
+    calibrate.add_argument("--write", type=Path, metavar="FILE", help="set both in this ROS parameter file")
+    calibrate.add_argument("--true-depth", metavar="TOPIC", help="depth on the images, in their frame")
+    _add_settings(calibrate)
+    _add_choices(calibrate)
+    calibrate.set_defaults(run=_calibrate)
+
     settings = commands.add_parser("settings", help="print every setting with its default, as a ROS parameter file")
     settings.set_defaults(run=_settings)
 
     arguments = parser.parse_args()
     return arguments.run(arguments)
+
+
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--config", type=Path, help="ROS parameter file, as for the node")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="one setting; may be repeated"
+    )
 
 
 def _add_choices(command: argparse.ArgumentParser) -> None:
@@ -87,6 +104,12 @@ def _compare(arguments: argparse.Namespace) -> int:
     from vlm3_ros.offline.commands import compare
 
     return compare(arguments)
+
+
+def _calibrate(arguments: argparse.Namespace) -> int:
+    from vlm3_ros.offline.commands import calibrate
+
+    return calibrate(arguments)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The commands `vlm3 run`, `vlm3 evaluate` and `vlm3 compare`, from parsed arguments to files."""
+"""The commands `vlm3 run`, `evaluate`, `compare` and `calibrate`, from parsed arguments to files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm3_ros.config import Config, ConfigError
+from vlm3_ros.offline import calibrate as calibration
 from vlm3_ros.offline import settings
 from vlm3_ros.offline.compare import Comparison
 from vlm3_ros.offline.evaluate import measure, table
@@ -79,6 +80,29 @@ def compare(arguments: Namespace) -> int:
         return 2
     print(found.table())
     return 1 if found.worse else 0
+
+
+def calibrate(arguments: Namespace) -> int:
+    """Find depth.answer and depth.scale from true depth; returns the exit status: 0 if both could be told."""
+    logging.basicConfig(level=logging.WARNING, format="vlm3 calibrate: %(message)s")
+    try:
+        config = settings.read_config(arguments.config, arguments.set).updated({"node.tasks": ["depth"]})
+        source = open_source(arguments.source, Choices(**_given(arguments)), config.camera)
+        models = models_for(config)
+        try:
+            answers = calibration.asked(source, config, models, arguments.frames)
+        finally:
+            models.close()
+        found = calibration.judged(answers)
+        print(calibration.report(answers, found))
+        if arguments.write is not None and found.settings():
+            settings.merge_into(arguments.write, found.settings())
+            print(f"written to {arguments.write}: {', '.join(found.settings())}")
+    except (ConfigError, SourceError, ModelError) as error:
+        return _failed("calibrate", error)
+    for doubt in found.doubts:
+        print(f"vlm3 calibrate: {doubt}", file=sys.stderr)
+    return 1 if found.doubts else 0
 
 
 def _summary(records: list[Record], results: Results) -> int:

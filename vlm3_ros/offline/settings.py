@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from vlm3_ros.config import Config, ConfigError, settings
+from vlm3_ros.offline.results import write_whole
 
 
 def read_config(file: Path | None, values: Sequence[str]) -> Config:
@@ -35,6 +37,46 @@ def to_yaml(config: Config) -> str:
     """A ROS parameter file with every setting."""
     lines = [f"    {name}: {json.dumps(value)}" for name, value in to_parameters(config).items()]
     return "\n".join(["/**:", "  ros__parameters:", *lines]) + "\n"
+
+
+def merge_into(file: Path, values: Mapping[str, Any]) -> None:
+    """Set values by dotted name in a ROS parameter file, which keeps all else, comments too; it may be a new one.
+
+    Raises ConfigError, and leaves the file alone, where it is no such file or has parameters of several nodes.
+    """
+    yaml, text = YAML(), io.StringIO()
+    try:
+        content = (yaml.load(file.read_text()) if file.exists() else None) or {}
+    except (OSError, YAMLError) as error:
+        raise ConfigError(f"the parameter file {file} cannot be read: {error}") from error
+    nodes = (
+        [name for name, node in content.items() if "ros__parameters" in (node or {})] if _is_map(content) else None
+    )
+    if nodes is None or len(nodes) > 1 or (content and not nodes):
+        raise ConfigError(
+            f"{file} must hold the parameters of one node, as node name, ros__parameters and values; "
+            f"it holds {', '.join(nodes) if nodes else 'none'}"
+        )
+    node = content.setdefault(nodes[0] if nodes else "/**", {})
+    tree = node["ros__parameters"] = node.get("ros__parameters") or {}
+    for name, value in values.items():
+        _put(tree, name, value)
+    yaml.dump(content, text)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, text.getvalue().encode())
+
+
+def _put(tree: dict[str, Any], name: str, value: Any) -> None:
+    """Set a value where its name is already, else beside others of its group, in groups or by dotted names."""
+    group, _, rest = name.partition(".")
+    if rest and not any(key.startswith(f"{group}.") for key in tree):
+        _put(tree.setdefault(group, {}), rest, value)
+    else:
+        tree[name] = value
+
+
+def _is_map(content: Any) -> bool:
+    return isinstance(content, dict) and all(isinstance(node, dict | None) for node in content.values())
 
 
 def _of_file(file: Path) -> Iterator[tuple[str, Any]]:

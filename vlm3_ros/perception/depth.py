@@ -62,6 +62,13 @@ def ask_depth(sight: Sight, config: Config, pixels: np.ndarray, budget_s: float 
     return Samples(seen.pixels_in(camera, pixels), z, np.nan_to_num(confidence), spread)
 
 
+def ray_factors(sight: Sight, config: Config, pixels: np.ndarray) -> np.ndarray:
+    """Lengths [N] of the rays of pixels [N, 2] of the frame's image in depths along Z, as its model sees it."""
+    camera, scale = sight.frame.camera, sight.image_scale("depth")
+    seen = unified(camera, depth.FOCAL, config.camera.max_tokens, scale)
+    return np.linalg.norm(taken_for(seen, depth.FOCAL * scale).rays(camera.pixels_in(seen, pixels)), axis=-1)
+
+
 def _read(answer: Answer | None, settings: DepthConfig, factor: float) -> tuple[float, float, float] | Refusal:
     """Depth along Z, confidence and spread of one answer."""
     if answer is None:
