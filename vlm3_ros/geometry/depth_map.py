@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import cv2
 import numpy as np
@@ -94,19 +94,20 @@ def densify(
     inverse = inverse[tuple(nearest)]
     reach = 1.5 * math.sqrt(answered.size / answered.sum())
 
-    x, y = _Axis.of(grid.u, grid.width), _Axis.of(grid.v, grid.height)
-    near, far = _extremes(inverse, x, y)
-    dense = np.maximum(_between(inverse, x.matrix, y.matrix), far / 2)  # the border of a slope is not at infinity
+    x, y = _axes(grid)
+    near, far = _extremes(inverse)
+    dense = _between(inverse, x.matrix, y.matrix)
+    np.maximum(dense, _of_cells(far / 2, x, y), out=dense)  # the border of a slope is not at infinity
     edge = near > far * edge_ratio
-    _take_sides(dense, edge, inverse, image, x, y)
+    _take_sides(dense, _of_cells(edge, x, y), inverse, image, x, y)
 
     trust = np.where(answered, confidence.reshape(shape), 0.0).astype(np.float32)[tuple(nearest)]
-    steps = np.hypot(y.offset[:, None], x.offset) + _between(gap, x.inside, y.inside)
-    sure = _between(trust, x.inside, y.inside) / (1.0 + steps**2) * np.where(edge, far / near, 1.0)
+    sure = _between(trust, x.inside, y.inside)
+    sure /= 1.0 + (_steps(grid) + _between(gap, x.inside, y.inside)) ** 2
+    sure *= _of_cells(np.where(edge, far / near, np.float32(1.0)), x, y)
     unknown = _between(gap > reach, x.inside, y.inside) > 0.5
     return DepthMap(
-        np.where(unknown, np.nan, 1.0 / dense).astype(np.float32),
-        np.where(unknown, 0.0, np.minimum(sure, 1.0)).astype(np.float32),
+        np.where(unknown, np.float32(np.nan), 1.0 / dense), np.where(unknown, np.float32(0.0), np.minimum(sure, 1.0))
     )
 
 
@@ -148,17 +149,33 @@ def _nodes(count: int, size: int) -> np.ndarray:
     return (np.arange(count) + BORDER) / (count - 1 + 2 * BORDER) * size - 0.5
 
 
+@lru_cache(maxsize=8)
+def _axes(grid: Grid) -> tuple[_Axis, _Axis]:
+    return _Axis.of(grid.u, grid.width), _Axis.of(grid.v, grid.height)
+
+
+@lru_cache(maxsize=8)
+def _steps(grid: Grid) -> np.ndarray:
+    """Distance [height, width] of each pixel to the nearest grid point, in grid steps."""
+    x, y = _axes(grid)
+    return np.hypot(y.offset[:, None], x.offset)
+
+
 def _between(values: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Values [R, C] of the grid points at all pixels [height, width], by the interpolation matrices of both axes."""
     return y @ (values.astype(np.float32) @ x.T)
 
 
-def _extremes(inverse: np.ndarray, x: _Axis, y: _Axis) -> tuple[np.ndarray, np.ndarray]:
-    """Largest and smallest inverse depth [height, width] of the four grid points around each pixel."""
+def _of_cells(values: np.ndarray, x: _Axis, y: _Axis) -> np.ndarray:
+    """At all pixels [height, width] the value of the cell they are in; a cell [R, C] is named by its first corner."""
+    return values[:, x.before][y.before]
+
+
+def _extremes(inverse: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Largest and smallest inverse depth of the four corners of each cell [R, C]."""
     padded = np.pad(inverse, (0, 1), mode="edge")
     corners = [padded[:-1, :-1], padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]]
-    cell = np.ix_(y.before, x.before)
-    return np.maximum.reduce(corners)[cell], np.minimum.reduce(corners)[cell]
+    return np.maximum.reduce(corners), np.minimum.reduce(corners)
 
 
 def _take_sides(
@@ -169,12 +186,15 @@ def _take_sides(
     if not len(rows):
         return
     look = cv2.cvtColor(cv2.GaussianBlur(image, (0, 0), LOOK_PX), cv2.COLOR_RGB2LAB).astype(np.float32)
-    best = np.full(len(rows), np.inf, np.float32)
+    looks_of_nodes = look[np.ix_(y.node, x.node)].reshape(-1, 3)
+    look = look[rows, columns]
+    nodes, costs = [], []
     for j, dy in ((y.before, y.fraction), (y.after, 1.0 - y.fraction)):
         for i, dx in ((x.before, x.fraction), (x.after, 1.0 - x.fraction)):
-            node = y.node[j[rows]], x.node[i[columns]]
-            unlike = ((look[rows, columns] - look[node]) ** 2).sum(-1) / LOOK_LAB**2
-            cost = unlike + 4.0 * (dy[rows] ** 2 + dx[columns] ** 2)
-            better = cost < best
-            best = np.where(better, cost, best)
-            dense[rows[better], columns[better]] = inverse[j[rows[better]], i[columns[better]]]
+            node = (j * len(x.node))[rows] + i[columns]
+            difference = look - looks_of_nodes.take(node, axis=0)
+            unlike = np.einsum("ij,ij->i", difference, difference) / LOOK_LAB**2
+            nodes.append(node)
+            costs.append(unlike + 4.0 * ((dy**2)[rows] + (dx**2)[columns]))
+    best = np.argmin(costs, axis=0)
+    dense[rows, columns] = inverse.ravel()[np.choose(best, nodes)]
