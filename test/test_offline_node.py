@@ -17,6 +17,7 @@ PARAMETERS = {
     "vlm.test_double": "doubles:slow:0",
     "node.tasks": ["depth", "pose", "matches", "objects"],
     "depth.points": 60,
+    "cloud.stride": 2,  # alone of all settings it has another default without ROS
 }
 
 

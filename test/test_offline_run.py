@@ -25,7 +25,7 @@ from scipy.spatial.transform import Rotation
 
 from vlm3_ros import cli
 from vlm3_ros.config import ConfigError
-from vlm3_ros.offline.mcap import MAGIC, METADATA, McapWriter, records
+from vlm3_ros.offline.mcap import MAGIC, METADATA, McapWriter, kept, records
 from vlm3_ros.offline.progress import line
 from vlm3_ros.offline.settings import read_config, to_yaml
 from vlm3_ros.offline.types import typestore
@@ -218,8 +218,8 @@ def test_cut_at_any_byte_the_bag_is_gone_on_with(tmp_path):
 
     def written(path: Path, finish: bool = True) -> bytes:
         writer = McapWriter(path, {"/a": "std_msgs/msg/UInt8", "/b": "std_msgs/msg/Empty"}, typestore())
-        assert writer.notes == [note for _, _, note in frames[: len(writer.notes)]]
-        for frame in frames[len(writer.notes) :]:
+        assert [frame.note for frame in kept(path)] == [note for _, _, note in frames[: writer.frames]]
+        for frame in frames[writer.frames :]:
             writer.add(*frame)
         (writer.finish if finish else writer.close)()
         return path.read_bytes()

@@ -182,12 +182,11 @@ def _take_sides(
     dense: np.ndarray, edge: np.ndarray, inverse: np.ndarray, image: np.ndarray, x: _Axis, y: _Axis
 ) -> None:
     """Give each pixel of ``edge`` the inverse depth of the grid point around it that it is near to and looks like."""
-    rows, columns = np.nonzero(edge)
+    rows, columns = np.divmod(np.flatnonzero(edge), edge.shape[1])
     if not len(rows):
         return
-    look = cv2.cvtColor(cv2.GaussianBlur(image, (0, 0), LOOK_PX), cv2.COLOR_RGB2LAB).astype(np.float32)
-    looks_of_nodes = look[np.ix_(y.node, x.node)].reshape(-1, 3)
-    look = look[rows, columns]
+    blurred = cv2.GaussianBlur(image, (0, 0), LOOK_PX)
+    look, looks_of_nodes = _lab(blurred[rows, columns]), _lab(blurred[np.ix_(y.node, x.node)].reshape(-1, 3))
     nodes, costs = [], []
     for j, dy in ((y.before, y.fraction), (y.after, 1.0 - y.fraction)):
         for i, dx in ((x.before, x.fraction), (x.after, 1.0 - x.fraction)):
@@ -198,3 +197,8 @@ def _take_sides(
             costs.append(unlike + 4.0 * ((dy**2)[rows] + (dx**2)[columns]))
     best = np.argmin(costs, axis=0)
     dense[rows, columns] = inverse.ravel()[np.choose(best, nodes)]
+
+
+def _lab(colours: np.ndarray) -> np.ndarray:
+    """Colours [N, 3], uint8 RGB, as CIE Lab float32 [N, 3] in OpenCV's units of a byte."""
+    return cv2.cvtColor(colours[None], cv2.COLOR_RGB2LAB)[0].astype(np.float32)

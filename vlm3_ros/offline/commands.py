@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from argparse import Namespace
+from contextlib import closing
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from vlm3_ros.offline.evaluate import measure, table
 from vlm3_ros.offline.evaluated import Evaluated
 from vlm3_ros.offline.moments import Moments
 from vlm3_ros.offline.opening import full_name, open_source
-from vlm3_ros.offline.results import Record, Results, RunError, read_description, write_whole
+from vlm3_ros.offline.results import Results, RunError, read_description, write_whole
 from vlm3_ros.offline.run import Run, output_topics
 from vlm3_ros.offline.sources import Choices, Source, SourceError
 from vlm3_ros.vlm import ModelError
@@ -37,19 +38,16 @@ def run(arguments: Namespace) -> int:
             print(f"{results.bag} is complete already")
             return 0
         write_whole(out / "config.yaml", settings.to_yaml(config).encode())
-        models = models_for(config)
-        try:
-            records = Run(source, config, models, results, arguments.depth_png)()
-        finally:
-            models.close()
+        with closing(results), closing(models_for(config)) as models:
+            Run(source, config, models, results, arguments.depth_png)()
     except (ConfigError, SourceError, RunError) as error:
         return _failed("run", error)
-    except ModelError as error:
+    except (ModelError, OSError) as error:
         return _failed("run", f"{error}\nWhat was perceived is kept: the same command goes on with the next frame.")
     except KeyboardInterrupt:
         print("vlm3 run: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
-    return _summary(records, results)
+    return _summary(results)
 
 
 def evaluate(arguments: Namespace) -> int:
@@ -105,12 +103,13 @@ def calibrate(arguments: Namespace) -> int:
     return 1 if found.doubts else 0
 
 
-def _summary(records: list[Record], results: Results) -> int:
-    lost = [record for record in records if record.error]
-    print(f"{len(records) - len(lost)} of {len(records)} frames perceived: {results.bag}")
-    if lost:
-        print(f"{len(lost)} frames could not be used, the first one because: {lost[0].error}", file=sys.stderr)
-    return 0 if len(lost) < len(records) else 1
+def _summary(results: Results) -> int:
+    print(f"{results.perceived} of {results.perceived + results.lost} frames perceived: {results.bag}")
+    if results.lost:
+        print(
+            f"{results.lost} frames could not be used, the first one because: {results.first_error}", file=sys.stderr
+        )
+    return 0 if results.perceived else 1
 
 
 def _given(arguments: Namespace) -> dict[str, Any]:

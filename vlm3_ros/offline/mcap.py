@@ -6,10 +6,11 @@ whose note is whole is in the file, anything after the last such frame is cut of
 
 from __future__ import annotations
 
+import fcntl
 import io
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,54 +25,56 @@ MESSAGE_HEAD = 22  # bytes in a message before its data
 NOTE = "vlm3_ros frame"
 
 
+class LockedError(Exception):
+    """Another process is writing the file."""
+
+
 @dataclass(frozen=True)
 class Frame:
     """Where a frame lies in the file; offsets and lengths in bytes."""
 
     time: int  # nanoseconds
-    chunk: tuple[int, int] = (0, 0)  # offset and length; zeros: the frame has no messages
-    indexes: dict[int, int] = field(default_factory=dict)  # channel: offset of its message index
-    end: int = 0
+    chunk: tuple[int, int]  # offset and length; zeros: the frame has no messages
+    indexes: dict[int, int]  # channel: offset of its message index
+    note: str
+    end: int
 
 
 class McapWriter:
-    """Appends frames; ``notes`` are those of all frames in the file, also of an earlier process."""
+    """Appends frames to those that are in the file already; memory does not grow with them. Raises LockedError."""
 
     def __init__(self, path: Path, topics: Mapping[str, str], store: Typestore):
+        self._path = path
         self._channels = {topic: (number, kind) for number, (topic, kind) in enumerate(topics.items(), 1)}
         self._declarations = _declarations(topics, store)
-        self._frames: list[Frame] = []
-        self.notes: list[str] = []
         start = MAGIC + _record(HEADER, _text("ros2") + _text("vlm3_ros")) + self._declarations
+        self.frames = 0
+        self.counts = dict.fromkeys(topics, 0)  # messages
+        self._span: tuple[int, int] | None = None
         path.touch()
-        with path.open("rb") as file:
-            if file.read(len(start)) == start:
-                self._recover(file, len(start))
         self._file = path.open("r+b", buffering=0)
-        self._file.truncate(self._frames[-1].end if self._frames else 0)
-        self._end = self._file.seek(0, io.SEEK_END)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it, however the process ends
+        except BlockingIOError as error:
+            self._file.close()
+            raise LockedError(str(path)) from error
+        self._end = self._recover(start)
+        if self._end < self._file.seek(0, io.SEEK_END):
+            self._file.truncate(self._end)  # only if it must be: closing a file that was cut, ext4 writes all to disk
+        self._file.seek(self._end)
         if not self._end:
             self._write(start)
 
     @property
-    def counts(self) -> dict[str, int]:
-        """How many messages each topic has."""
-        return {
-            topic: sum(number in frame.indexes for frame in self._frames)
-            for topic, (number, _) in self._channels.items()
-        }
-
-    @property
     def span(self) -> tuple[int, int]:
         """Times of the first and last message in nanoseconds; zeros without messages."""
-        times = [frame.time for frame in self._frames if frame.indexes]
-        return (min(times), max(times)) if times else (0, 0)
+        return self._span or (0, 0)
 
     def add(self, time: int, messages: Mapping[str, bytes | memoryview], note: str) -> None:
         """Append a frame: serialized messages by topic, one each, all of one time in nanoseconds."""
-        chunk, indexes = (0, 0), {}
+        offsets: dict[int, int] = {}  # by channel, in the chunk
         if messages:
-            start, offset, offsets = self._end, 0, {}
+            offset = 0
             inner: list[bytes | memoryview] = []
             for topic, data in messages.items():
                 number, _ = self._channels[topic]
@@ -81,27 +84,25 @@ class McapWriter:
                 offset += len(head) + len(data)
             head = struct.pack("<BQQQQIIQ", CHUNK, CHUNK_HEAD + offset, time, time, offset, 0, 0, offset)
             self._write(head, *inner)
-            chunk = start, self._end - start
             for number, offset in offsets.items():
-                indexes[number] = self._end
                 self._write(_record(MESSAGE_INDEX, struct.pack("<HIQQ", number, 16, time, offset)))
         self._write(_record(METADATA, _text(NOTE) + _block(_text("note") + _text(note))))
-        self._frames.append(Frame(time, chunk, indexes, self._end))
-        self.notes.append(note)
+        self._count(time, offsets)
 
     def finish(self) -> None:
         """Write what a reader needs to jump to any time, and close."""
         self._write(_record(DATA_END, struct.pack("<I", 0)))
-        summary = self._end
+        summary, chunks = self._end, 0
         self._write(self._declarations)
-        chunks = [frame for frame in self._frames if frame.indexes]
-        for frame in chunks:
-            self._write(_chunk_index(frame))
+        for frame in kept(self._path):
+            if frame.indexes:
+                self._write(_chunk_index(frame))
+                chunks += 1
         counts = [(number, self.counts[topic]) for topic, (number, _) in self._channels.items()]
-        total, notes, (first, last) = sum(count for _, count in counts), len(self._frames), self.span
-        totals = (total, len({kind for _, kind in self._channels.values()}), len(counts), 0, notes, len(chunks))
+        kinds = {kind for _, kind in self._channels.values()}
+        totals = (sum(self.counts.values()), len(kinds), len(counts), 0, self.frames, chunks)
         table = b"".join(struct.pack("<HQ", *count) for count in counts)
-        self._write(_record(STATISTICS, struct.pack("<QHIIIIQQ", *totals, first, last) + _block(table)))
+        self._write(_record(STATISTICS, struct.pack("<QHIIIIQQ", *totals, *self.span) + _block(table)))
         self._write(_record(FOOTER, struct.pack("<QQI", summary, 0, 0)), MAGIC)
         self.close()
 
@@ -111,21 +112,42 @@ class McapWriter:
 
     def _write(self, *parts: bytes | memoryview) -> None:
         for part in parts:
-            self._end += self._file.write(part)
+            left = memoryview(part)
+            while left:  # a disk that gets full takes a part of it, and says so the next time only
+                written = self._file.write(left)
+                self._end += written
+                left = left[written:]
 
-    def _recover(self, file: BinaryIO, start: int) -> None:
-        """Find the frames of an earlier process that are whole."""
-        chunk, time, indexes = (0, 0), 0, {}
-        for operation, at, length in records(file, start):
+    def _count(self, time: int, indexes: Mapping[int, int]) -> None:
+        self.frames += 1
+        for topic, (number, _) in self._channels.items():
+            self.counts[topic] += number in indexes
+        if indexes:
+            first, last = self._span or (time, time)
+            self._span = min(first, time), max(last, time)
+
+    def _recover(self, start: bytes) -> int:
+        """Count the frames of an earlier process that are whole; returns where the last one ends."""
+        end = len(start) if self._file.read(len(start)) == start else 0
+        for frame in kept(self._path) if end else ():
+            self._count(frame.time, frame.indexes)
+            end = frame.end
+        return end
+
+
+def kept(path: Path) -> Iterator[Frame]:
+    """The whole frames in a file, be it finished or not."""
+    chunk, time, indexes = (0, 0), 0, {}
+    with path.open("rb") as file:
+        for operation, at, length in records(file, len(MAGIC)):
             if operation == CHUNK:
                 chunk = at, OVERHEAD + length
             elif operation == MESSAGE_INDEX:
                 number, _, time, _ = struct.unpack("<HIQQ", file.read(22))
                 indexes[number] = at
             elif operation == METADATA:
-                content = file.read(length)
-                self.notes.append(content[len(_text(NOTE)) + 4 + len(_text("note")) + 4 :].decode())
-                self._frames.append(Frame(time, chunk, indexes, at + OVERHEAD + length))
+                note = file.read(length)[len(_text(NOTE)) + 4 + len(_text("note")) + 4 :].decode()
+                yield Frame(time, chunk, indexes, note, at + OVERHEAD + length)
                 chunk, time, indexes = (0, 0), 0, {}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from ruamel.yaml import YAML
 
-from vlm3_ros.offline.mcap import McapWriter
+from vlm3_ros.offline.mcap import LockedError, McapWriter, kept
 from vlm3_ros.offline.sources import seconds
 from vlm3_ros.offline.tum import trajectory_text
 from vlm3_ros.offline.types import typestore
@@ -72,13 +72,18 @@ class Results:
                 )
         self.bag.mkdir(parents=True, exist_ok=True)
         write_whole(about, json.dumps(description, indent=2).encode())
-        self.records: list[Record] = []
+        self.perceived = self.lost = 0  # frames
+        self.first_error = ""
         self.state = State()
+        self._file = self.bag / "bag.mcap"
         if not self.finished:
-            self._writer = McapWriter(self.bag / "bag.mcap", topics, typestore())
-            self.records = [Record(**json.loads(note)["record"]) for note in self._writer.notes]
-            if self._writer.notes:
-                self.state = State(**json.loads(self._writer.notes[-1])["state"])
+            try:
+                self._writer = McapWriter(self._file, topics, typestore())
+            except LockedError as error:
+                raise RunError(f"another `vlm3 run` is writing to {folder}: wait for it, or stop it") from error
+        for note in self._notes():
+            self._count(Record(**note["record"]))
+            self.state = State(**note["state"])
 
     @property
     def finished(self) -> bool:
@@ -89,14 +94,33 @@ class Results:
         """Keep what the next frame gave: its serialized messages by topic."""
         note = json.dumps({"record": asdict(record), "state": asdict(state)})
         self._writer.add(record.stamp, messages, note)
-        self.records.append(record)
+        self._count(record)
+
+    def records(self) -> Iterator[Record]:
+        """What is known about all frames; read from the bag again, so that memory does not grow with them."""
+        return (Record(**note["record"]) for note in self._notes())
 
     def finish(self) -> None:
         """Complete the bag and write the tables."""
         self._writer.finish()
-        write_whole(self.folder / "trajectory.txt", _trajectory(self.records).encode())
-        write_whole(self.folder / "frames.csv", _table(self.records).encode())
+        write_whole(self.folder / "trajectory.txt", _trajectory(self.records()).encode())
+        write_whole(self.folder / "frames.csv", *_table(self.records))
         write_whole(self._metadata, self._bag_metadata().encode())
+
+    def close(self) -> None:
+        """Leave the run as it is; another process may go on with it."""
+        if not self.finished:
+            self._writer.close()
+
+    def _notes(self) -> Iterator[dict[str, Any]]:
+        return (json.loads(frame.note) for frame in kept(self._file))
+
+    def _count(self, record: Record) -> None:
+        if record.error:
+            self.first_error = self.first_error or record.error
+            self.lost += 1
+        else:
+            self.perceived += 1
 
     def _bag_metadata(self) -> str:
         """metadata.yaml of rosbag2, version 9."""
@@ -153,16 +177,16 @@ def write_whole(path: Path, *parts: bytes) -> None:
     os.replace(unfinished, path)
 
 
-def _trajectory(records: list[Record]) -> str:
+def _trajectory(records: Iterable[Record]) -> str:
     return trajectory_text((record.stamp, np.array(record.pose)) for record in records if record.pose is not None)
 
 
-def _table(records: list[Record]) -> str:
-    stages = sorted({stage for record in records for stage in record.seconds})
-    lines = [",".join(["stamp", *(f"{stage}_s" for stage in stages), "asked", "refused", "error"])]
-    for record in records:
+def _table(records: Callable[[], Iterable[Record]]) -> Iterator[bytes]:
+    """A line with the stages of any record, and one for each record."""
+    stages = sorted({stage for record in records() for stage in record.seconds})
+    yield (",".join(["stamp", *(f"{stage}_s" for stage in stages), "asked", "refused", "error"]) + "\n").encode()
+    for record in records():
         times = [f"{record.seconds[stage]:.6f}" if stage in record.seconds else "" for stage in stages]
         counts = [str(record.asked), str(sum(record.refused.values()))]
         error = '"' + record.error.replace('"', '""') + '"' if record.error else ""
-        lines.append(",".join([seconds(record.stamp), *times, *counts, error]))
-    return "\n".join(lines) + "\n"
+        yield (",".join([seconds(record.stamp), *times, *counts, error]) + "\n").encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,9 @@ class Run:
         base = config.pose.base_frame
         self._T_base_camera = source.mount(base) if base else None
 
-    def __call__(self) -> list[Record]:
-        """Perceive all frames that are not done yet, and write the bag; returns the records of all frames.
-
-        Raises ModelError when a model cannot answer.
-        """
-        done, total = len(self._results.records), len(self._source.stamps)
+    def __call__(self) -> None:
+        """Perceive all frames that are not done yet, and complete the bag. Raises ModelError."""
+        done, total = self._results.perceived + self._results.lost, len(self._source.stamps)
         self._resume(self._results.state)
         with Progress(done, total) as progress:
             for index in range(done, total):
@@ -58,7 +56,6 @@ class Run:
                 self._results.add(record, messages, self._state())
                 progress(index + 1)
         self._results.finish()
-        return self._results.records
 
     def _perceived(self, index: int) -> tuple[Record, dict[str, memoryview]]:
         stamp = self._source.stamps[index]
@@ -116,7 +113,7 @@ class Run:
         self._perception.resume("", Memory(previous, track))
 
     def _index(self, frame: Any) -> int | None:
-        return None if frame is None else self._source.stamps.index(frame.stamp)
+        return None if frame is None else bisect_left(self._source.stamps, frame.stamp)
 
 
 def _serialized(message: Any) -> memoryview:

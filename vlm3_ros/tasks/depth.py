@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from vlm3_ros.tasks.answers import Grammar, Number, Question, Reason, Refusal, Words
 
@@ -19,7 +20,12 @@ GRAMMAR = Grammar((Words(), "<answer> ", Number(integer_digits=3, decimals=2), "
 
 def questions(references: Iterable[Sequence[int]]) -> list[Question]:
     """One question per pixel reference (X, Y)."""
-    return [Question(PROMPT.format(x=x, y=y), GRAMMAR) for x, y in references]
+    return [_question(x, y) for x, y in references]
+
+
+@lru_cache(maxsize=1 << 14)  # frame after frame the same pixels are asked
+def _question(x: int, y: int) -> Question:
+    return Question(PROMPT.format(x=x, y=y), GRAMMAR)
 
 
 def answer(metres: float) -> str:
