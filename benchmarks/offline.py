@@ -77,6 +77,9 @@ class Free:
     def free_bytes(self) -> int:
         return 1
 
+    def image_scale(self, name: str) -> float:
+        return 1.0
+
 
 class Repeated:
     """The images of a source again and again, later each time; keeps the peak of memory at a tenth of them."""

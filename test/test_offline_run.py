@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import random
-import signal
-import subprocess
 import sys
-import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import bags
 import cv2
-import doubles
 import numpy as np
 import pytest
-import ros
 from bags import SECOND
 from rosbags.highlevel import AnyReader
-from rosbags.rosbag2 import Reader
 from scipy.spatial.transform import Rotation
 
 from vlm3_ros import cli
 from vlm3_ros.config import ConfigError
-from vlm3_ros.offline.mcap import MAGIC, METADATA, McapWriter, kept, records
 from vlm3_ros.offline.progress import line
 from vlm3_ros.offline.settings import read_config, to_yaml
-from vlm3_ros.offline.types import typestore
-from vlm3_ros.vlm import ModelError
 
 START = 1000 * SECOND
 STAMPS = [START + i * SECOND // 10 for i in range(6)]
@@ -149,92 +138,6 @@ def test_run_without_any_frame_fails(tmp_path, request):
     assert vlm3("run", bag, "--out", tmp_path / "out", *settings(request.node.name)) == 1
 
 
-def test_model_that_fails_stops_the_run_and_the_same_command_goes_on(bag, tmp_path, capsys, request):
-    wall = doubles.shared(request.node.name)
-    assert vlm3("run", bag, "--out", tmp_path / "whole", *settings(request.node.name)) == 0
-    command = ("run", bag, "--out", tmp_path / "out", *settings(request.node.name))
-    for _ in range(4):
-        already = wall.in_hand
-        look, looks = wall.look, []
-
-        def failing(pictures: Any, look: Any = look, looks: list = looks) -> Any:
-            looks.append(1)
-            if len(looks) > 4:
-                raise ModelError("the server is gone")
-            return look(pictures)
-
-        wall.look = failing  # type: ignore[method-assign]
-        assert vlm3(*command) == 1
-        wall.look = look  # type: ignore[method-assign]
-        assert wall.in_hand > already
-        assert "goes on" in capsys.readouterr().err
-        assert not (tmp_path / "out" / "bag" / "metadata.yaml").exists()
-    assert vlm3(*command) == 0
-    assert_same(tmp_path / "whole", tmp_path / "out")
-
-
-def test_interrupted_run_says_how_to_go_on(bag, tmp_path, capsys, monkeypatch, request):
-    command = ("run", bag, "--out", tmp_path / "out", *settings(request.node.name))
-
-    def interrupted(*_: Any) -> Any:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(doubles.shared(request.node.name), "look", interrupted)
-        assert vlm3(*command) == 130
-    assert "goes on where it stopped" in capsys.readouterr().err
-    assert vlm3(*command) == 0
-
-
-def test_finished_run_is_left_alone_and_another_one_is_refused(bag, tmp_path, capsys, request):
-    out = tmp_path / "out"
-    assert vlm3("run", bag, "--out", out, *settings(request.node.name)) == 0
-    before = (out / "bag" / "bag.mcap").stat()
-    assert vlm3("run", bag, "--out", out, *settings(request.node.name)) == 0
-    assert (out / "bag" / "bag.mcap").stat() == before
-    assert vlm3("run", bag, "--out", out, *settings(request.node.name, "depth.points=40")) == 1
-    assert "run with other settings" in capsys.readouterr().err
-    assert sorted(p.name for p in out.iterdir()) == ["bag", "config.yaml", "frames.csv", "run.json", "trajectory.txt"]
-
-
-@pytest.mark.parametrize("part", ["_table", "_trajectory", "McapWriter.finish"])
-def test_killed_while_the_bag_is_completed_it_is_completed_anew(bag, tmp_path, monkeypatch, request, part):
-    command = ("run", bag, "--out", tmp_path / "out", *settings(request.node.name))
-    assert vlm3("run", bag, "--out", tmp_path / "whole", *settings(request.node.name)) == 0
-    monkeypatch.setattr(f"vlm3_ros.offline.results.{part}", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        vlm3(*command)
-    monkeypatch.undo()
-    assert vlm3(*command) == 0
-    assert_same(tmp_path / "whole", tmp_path / "out")
-
-
-def test_cut_at_any_byte_the_bag_is_gone_on_with(tmp_path):
-    """What a kill in the middle of a write leaves: every whole frame is kept, and nothing else."""
-    frames = [
-        (time_, {"/a": b"\0\1\0\0" + bytes([time_]), "/b": b"\0\1\0\0"}, f"note {time_}") for time_ in range(1, 5)
-    ]
-    frames[2] = (3, {}, "without messages")
-
-    def written(path: Path, finish: bool = True) -> bytes:
-        writer = McapWriter(path, {"/a": "std_msgs/msg/UInt8", "/b": "std_msgs/msg/Empty"}, typestore())
-        assert [frame.note for frame in kept(path)] == [note for _, _, note in frames[: writer.frames]]
-        for frame in frames[writer.frames :]:
-            writer.add(*frame)
-        (writer.finish if finish else writer.close)()
-        return path.read_bytes()
-
-    whole = written(tmp_path / "whole.mcap")
-    for size in range(0, len(whole), 7):
-        cut = tmp_path / "cut.mcap"
-        cut.write_bytes(whole[:size])
-        assert written(cut) == whole, size
-    with Reader(tmp_path / "whole.mcap") as reader:
-        read = [(connection.topic, time_, raw) for connection, time_, raw in reader.messages()]
-        assert {c.topic: c.msgcount for c in reader.connections} == {"/a": 3, "/b": 3}
-    assert read == [(topic, time_, raw) for time_, messages, _ in frames for topic, raw in messages.items()]
-
-
 @pytest.mark.parametrize("words", [["missing"], ["camera", "--set", "depth.points=no"], ["camera", "--image", "/x"]])
 def test_what_cannot_be_done_is_said(bag, tmp_path, capsys, words):
     assert vlm3("run", tmp_path / words[0], "--out", tmp_path / "out", *words[1:]) == 1
@@ -268,48 +171,3 @@ def test_wrong_settings_are_refused(value):
 )
 def test_progress(numbers, text):
     assert line(*numbers) == text
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_it_gives_the_same(data, tmp_path):
-    """Twenty times kill -9 at random moments of a run over the recorded bag, then once to the end."""
-    chance = random.Random(0)
-    double = f"vlm.test_double=truth:recorded:{data / 'tum_fr3_cabinet'}"
-    sets = [w for s in (double, TASKS, "objects.labels=[cabinet]", "depth.points=48") for w in ("--set", s)]
-
-    def start(out: Path) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "vlm3_ros.cli", "run", data / "bags_made" / "tum_fr3_cabinet", "--out", out]
-        path = os.pathsep.join(map(str, (ros.ROOT, ros.TEST)))
-        return subprocess.Popen([*command, *sets], env={**os.environ, "PYTHONPATH": path}, cwd="/")
-
-    kept = [0]
-    for _ in range(20):
-        process = start(tmp_path / "killed")
-        while frames(tmp_path / "killed") <= kept[-1] and process.poll() is None:
-            time.sleep(0.005)  # the start does not count as a moment of the run
-        time.sleep(chance.uniform(0.0, 0.2))
-        process.kill()
-        assert process.wait() == -signal.SIGKILL  # it had not ended
-        kept.append(frames(tmp_path / "killed"))
-    assert kept == sorted(kept)
-    assert start(tmp_path / "killed").wait() == start(tmp_path / "whole").wait() == 0
-    assert_same(tmp_path / "whole", tmp_path / "killed")
-
-
-def frames(out: Path) -> int:
-    """How many frames a run that may be going on has kept."""
-    path = out / "bag" / "bag.mcap"
-    if not path.exists():
-        return 0
-    with path.open("rb") as file:
-        return sum(operation == METADATA for operation, _, _ in records(file, len(MAGIC)))
-
-
-def assert_same(a: Path, b: Path) -> None:
-    """Messages of two runs in their order, and trajectories, byte for byte."""
-    for name in ("bag/metadata.yaml", "trajectory.txt"):
-        assert (a / name).read_bytes() == (b / name).read_bytes(), name
-    with Reader(a / "bag") as one, Reader(b / "bag") as other:
-        for (c1, time_1, raw_1), (c2, time_2, raw_2) in zip(one.messages(), other.messages(), strict=True):
-            assert (c1.topic, time_1) == (c2.topic, time_2)
-            assert raw_1 == raw_2, (c1.topic, time_1)

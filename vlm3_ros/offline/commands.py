@@ -104,10 +104,11 @@ def calibrate(arguments: Namespace) -> int:
 
 
 def _summary(results: Results) -> int:
-    print(f"{results.perceived} of {results.perceived + results.lost} frames perceived: {results.bag}")
+    total = results.perceived + results.lost
+    print(f"{results.perceived} of {total} frames perceived: {results.bag}")
     if results.lost:
         print(
-            f"{results.lost} frames could not be used, the first one because: {results.first_error}", file=sys.stderr
+            f"{results.lost} of {total} could not be used, the first because: {results.first_error}", file=sys.stderr
         )
     return 0 if results.perceived else 1
 

@@ -7,7 +7,8 @@ import struct
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vlm3_ros.offline.mcap import DATA_END, FOOTER, MAGIC, OVERHEAD, records
+from vlm3_ros.offline import compression
+from vlm3_ros.offline.mcap import CHUNK, DATA_END, FOOTER, MAGIC, OVERHEAD, chunk_head, records
 
 # Data end and footer without a summary (mcap.dev/spec): a reader then scans the records.
 END = struct.pack("<BQI", DATA_END, 4, 0) + struct.pack("<BQQQI", FOOTER, 20, 0, 0, 0) + MAGIC
@@ -18,8 +19,9 @@ class Damaged:
 
     suffix = ".mcap"
 
-    def __init__(self, path: Path, whole: int):
+    def __init__(self, path: Path, whole: int, rest: bytes):
         self.path, self.whole = path, whole  # bytes up to the end of the last whole record
+        self.rest = rest  # a chunk with what is whole in the one that was cut off
 
     @classmethod
     def found(cls, path: Path) -> Damaged | None:
@@ -30,7 +32,9 @@ class Damaged:
             whole = len(MAGIC)
             for _, at, length in records(file, whole):
                 whole = at + OVERHEAD + length
-        return cls(path, whole) if whole > len(MAGIC) else None
+            file.seek(whole)
+            rest = _beginning_of_chunk(file)
+        return cls(path, whole, rest) if whole > len(MAGIC) else None
 
     def exists(self) -> bool:
         return self.path.exists()
@@ -39,18 +43,32 @@ class Damaged:
         return False
 
     def open(self, *_: Any, **__: Any) -> BinaryIO:
-        return io.BufferedReader(_Joined(self.path, self.whole), 1 << 20)
+        return io.BufferedReader(_Joined(self.path, self.whole, self.rest + END), 1 << 20)
 
     def __str__(self) -> str:
         return str(self.path)
 
 
-class _Joined(io.RawIOBase):
-    """The first bytes of a file, and END behind them."""
+def _beginning_of_chunk(file: BinaryIO) -> bytes:
+    """A chunk of the whole records in the one that begins here and was cut off; nothing if there is none."""
+    head = file.read(OVERHEAD + 32)
+    if len(head) < OVERHEAD + 32 or head[0] != CHUNK:
+        return b""
+    start, end = struct.unpack_from("<QQ", head, OVERHEAD)
+    (length,) = struct.unpack_from("<I", head, OVERHEAD + 28)
+    kind = file.read(length).decode(errors="replace")
+    file.read(8)
+    inner = compression.beginning(file.read(), kind)
+    whole = max((at + OVERHEAD + size for _, at, size in records(io.BytesIO(inner), 0)), default=0)
+    return chunk_head(start, end, whole) + inner[:whole] if whole else b""
 
-    def __init__(self, path: Path, whole: int):
+
+class _Joined(io.RawIOBase):
+    """The first bytes of a file, and others behind them."""
+
+    def __init__(self, path: Path, whole: int, others: bytes):
         self._file = path.open("rb")
-        self._whole, self._at = whole, 0
+        self._whole, self._others, self._at = whole, others, 0
 
     def readable(self) -> bool:
         return True
@@ -59,8 +77,8 @@ class _Joined(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._whole + len(END)}[whence]
-        self._at = start + offset
+        size = self._whole + len(self._others)
+        self._at = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: size}[whence] + offset
         return self._at
 
     def readinto(self, buffer: Any) -> int:
@@ -68,7 +86,7 @@ class _Joined(io.RawIOBase):
             self._file.seek(self._at)
             data = self._file.read(min(len(buffer), self._whole - self._at))
         else:
-            data = END[self._at - self._whole :][: len(buffer)]
+            data = self._others[self._at - self._whole :][: len(buffer)]
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)

@@ -82,8 +82,7 @@ class McapWriter:
                 head = struct.pack("<BQHIQQ", MESSAGE, MESSAGE_HEAD + len(data), number, 0, time, time)
                 inner += [head, data]
                 offset += len(head) + len(data)
-            head = struct.pack("<BQQQQIIQ", CHUNK, CHUNK_HEAD + offset, time, time, offset, 0, 0, offset)
-            self._write(head, *inner)
+            self._write(chunk_head(time, time, offset), *inner)
             for number, offset in offsets.items():
                 self._write(_record(MESSAGE_INDEX, struct.pack("<HIQQ", number, 16, time, offset)))
         self._write(_record(METADATA, _text(NOTE) + _block(_text("note") + _text(note))))
@@ -133,6 +132,11 @@ class McapWriter:
             self._count(frame.time, frame.indexes)
             end = frame.end
         return end
+
+
+def chunk_head(first: int, last: int, length: int) -> bytes:
+    """What stands before the records, ``length`` bytes of them, of an uncompressed chunk; times in nanoseconds."""
+    return struct.pack("<BQQQQIIQ", CHUNK, CHUNK_HEAD + length, first, last, length, 0, 0, length)
 
 
 def kept(path: Path) -> Iterator[Frame]:

@@ -10,27 +10,21 @@ import heapq
 import itertools
 import logging
 import struct
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from rosbags.rosbag2 import Reader
 
+from vlm3_ros.offline import compression
 from vlm3_ros.offline.damaged import Damaged
 from vlm3_ros.offline.sources import FrameError, SourceError
 from vlm3_ros.offline.types import typestore
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
 log = logging.getLogger(__name__)
-
-ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # where a message compressed by itself begins; CDR begins with a zero
 
 
 class BagReader:
@@ -96,9 +90,10 @@ class BagReader:
             return self._stack.enter_context(Reader(file))
         except Exception as error:  # rosbags, its databases and struct raise what they like on broken files
             if file.suffix == ".mcap" and (damaged := Damaged.found(file)) is not None:
-                log.warning("%s is damaged (%s): reading the %d bytes before the damage", file, error, damaged.whole)
+                log.warning("%s is damaged (%s): reading what is whole before the damage", file, error)
                 return self._stack.enter_context(Reader(damaged))  # type: ignore[arg-type]
-            log.warning("%s cannot be read: %s", file, error)
+            hint = f"; `sqlite3 {file} .recover | sqlite3 saved.db3` may save a part" if file.suffix == ".db3" else ""
+            log.warning("%s cannot be read: %s%s", file, error, hint)
             return None
 
     def _of_file(self, reader: Reader, topic: str) -> Iterator[tuple[int, bytes]]:
@@ -107,8 +102,7 @@ class BagReader:
             return
         try:
             for _, time, data in reader.messages(connections):
-                data = bytes(data)
-                yield time, zstd.decompress(data) if data.startswith(ZSTD_MAGIC) else data
+                yield time, compression.message(bytes(data))
         except Exception as error:
             log.warning("%s: %s cannot be read to its end: %s", reader.path, topic, error)
 
@@ -125,6 +119,8 @@ class Series:
             order.append((stamp or time, position))
         if unstamped:
             log.warning("%d messages of %s have no stamp: the time of recording is taken for it", unstamped, topic)
+        if late := sum(after < before for before, after in pairwise(order)):
+            log.warning("%d messages of %s have an older stamp than the one before: put in order", late, topic)
         order.sort()
         self.stamps = [stamp for stamp, _ in order]  # nanoseconds
         self._positions = [position for _, position in order]

@@ -42,6 +42,7 @@ class Run:
     def __init__(self, source: Source, config: Config, models: Models, results: Results, depth_png: bool = False):
         self._source, self._config, self._results = source, config, results
         self._depth_png = results.folder / "depth" if depth_png else None
+        self._said: set[str] = set()
         self._perception = Perception(config, models)
         base = config.pose.base_frame
         self._T_base_camera = source.mount(base) if base else None
@@ -62,7 +63,9 @@ class Run:
         try:
             frame = self._source.frame(index)
         except FrameError as error:
-            log.warning("frame %d is left out: %s", index, error)
+            if str(error) not in self._said:  # once: frames.csv has it for every frame
+                log.warning("frame %d is left out: %s", index, error)
+            self._said.add(str(error))
             return Record(stamp, str(error)), {}
         scene = self._perception.perceive(frame, self._config.node.tasks)
         pose = None if scene.pose is None else self._in_odom(scene.pose)

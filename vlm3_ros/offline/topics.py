@@ -86,4 +86,5 @@ def _images(bag: BagReader) -> list[str]:
 
 
 def _listed(bag: BagReader, topics: Collection[str]) -> str:
-    return "".join(f"\n  {topic} ({bag.topics[topic]}, {bag.counts[topic]} messages)" for topic in sorted(topics))
+    lines = [f"\n  {topic} ({bag.topics[topic]}, {bag.counts[topic]} messages)" for topic in sorted(topics)]
+    return "".join(lines) or "none at all"
