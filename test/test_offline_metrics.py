@@ -7,15 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evo.core import metrics
+from evo.core.trajectory import PosePath3D
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from vlm3_ros.camera import Camera
 from vlm3_ros.geometry.box3d import Box3D
-from vlm3_ros.offline.metrics import boxes, poses
+from vlm3_ros.offline.metrics import answers, boxes, poses
 from vlm3_ros.offline.metrics.confidence import Reliability
 from vlm3_ros.offline.metrics.depth import DepthScore, depth_errors
+from vlm3_ros.offline.metrics.frames import live_ages
 from vlm3_ros.offline.metrics.matches import match_errors, true_pixels
 from vlm3_ros.offline.sources import Truth
 from vlm3_ros.offline.tum import read_trajectory
@@ -203,9 +206,6 @@ def random_path(rng: np.random.Generator, count: int) -> list[np.ndarray]:
 
 
 def assert_as_evo(path: list[np.ndarray], true: list[np.ndarray]) -> None:
-    metrics = pytest.importorskip("evo.core.metrics", reason="pip install --no-deps evo")
-    from evo.core.trajectory import PosePath3D
-
     errors = poses.trajectory_errors(path, true)
     theirs, reference = PosePath3D(poses_se3=list(path)), PosePath3D(poses_se3=list(true))
     for name, relation in (
@@ -291,3 +291,68 @@ def test_size_error_does_not_care_which_side_is_the_length():
 def test_in_view(z, x, seen):
     box = Box3D("", 1.0, np.array([x, 0.0, z]), np.ones(3), np.eye(3))
     assert boxes.in_view(box, Camera(101, 101, 100.0, 100.0, 50.0, 50.0)) is seen
+
+
+# ---------------------------------------------------------------------------------------------- answers in words
+
+A, B = "bounding box region (0, 39, 652, 999)", "bounding box region (6, 380, 228, 562)"
+
+
+@pytest.mark.parametrize(
+    ("given", "right", "kind", "is_right", "error"),
+    [
+        (
+            f"Correct, {A} is smaller than {B}.",
+            f"Incorrect, {A} is not smaller in size than {B}.",
+            "yes_no",
+            False,
+            None,
+        ),
+        (f"No, {A} is not.", f"Incorrect, {A} is not smaller in size than {B}.", "yes_no", True, None),
+        ("I cannot tell.", f"Yes, {A} is above {B}.", "yes_no", False, None),
+        (f"{A} is taller.", f"With more height is {A}.", "which", True, None),
+        (f"{B} is taller.", f"With more height is {A}.", "which", False, None),
+        (f"{A} is 1.25 meters wide.", f"The width of {A} is 1.0 meters.", "length", True, 0.25),
+        (f"{A} is 1.3 m wide.", f"The width of {A} is 100 centimeters.", "length", False, 0.3),
+        ("It is wide.", f"The width of {A} is 1.0 meters.", "length", False, None),
+        ("At 1 o'clock.", f"{B} is at 11 o'clock from {A}.", "clock", False, 60.0),
+        ("At 12 o'clock.", f"{B} is at 11 o'clock from {A}.", "clock", True, 30.0),
+        ("Left.", f"{B} is at 11 o'clock from {A}.", "clock", False, None),
+    ],
+)
+def test_answers_in_words(given, right, kind, is_right, error):
+    found = answers.answer_errors(given, right)
+    assert found[:2] == (kind, is_right)
+    assert math.isnan(found[2]) if error is None else found[2] == pytest.approx(error)
+
+
+def test_answer_score():
+    score = answers.AnswerScore()
+    score.add("small", "Yes.", "Yes, it is.")
+    score.add("small", "Yes.", "No, it is not.")
+    score.add("width", "1.5 meters", "1.0 meters")  # half too much: wrong
+    score.add("width", "0.9 meters", "1.0 meters")
+    score.add("width", "wide", "1.0 meters")
+    score.add("direction", "6 o'clock", "7 o'clock")
+    score.add("free", "a chair", "a table")
+    result = score.result()
+    assert (result["questions"], score.unknown) == (6, 1)
+    assert result["qualitative"] == pytest.approx(1 / 2)
+    assert result["quantitative"] == pytest.approx(2 / 4)
+    assert result["length_rel"] == pytest.approx((0.5 + 0.1) / 2)
+    assert result["clock_deg"] == pytest.approx(30.0)
+    width = next(row for row in result["by_category"] if row["category"] == "width")
+    assert (width["questions"], width["accuracy"]) == (3, pytest.approx(1 / 3))
+
+
+# ------------------------------------------------------------------------------------------------ frames in time
+
+
+def test_what_a_node_would_drop():
+    # Frames each second that take 1.5 s. From 0 to 1.5, when the newest is that of 1; to 3.0, when 3 has come: 2 is
+    # dropped; to 4.5 on, the newest is 4, to 6.0, and 5 is the last one but waits for nobody: 5 is taken from 6.0.
+    stamps = [i * 10**9 for i in range(6)]
+    assert live_ages(stamps, [1.5] * 6) == pytest.approx([1.5, 3.0 - 1, 4.5 - 3, 6.0 - 4, 7.5 - 5])
+    assert live_ages(stamps, [0.5] * 6) == pytest.approx([0.5] * 6)
+    assert live_ages(stamps, [100.0] * 6) == pytest.approx([100.0, 200.0 - 5])
+    assert live_ages([], []) == []

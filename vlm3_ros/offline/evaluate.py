@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from vlm3_ros.offline.metrics.boundaries import Boundaries
 from vlm3_ros.offline.metrics.boxes import Objects
 from vlm3_ros.offline.metrics.confidence import Confidence
 from vlm3_ros.offline.metrics.depth import Depth
 from vlm3_ros.offline.metrics.frames import Frames
 from vlm3_ros.offline.metrics.group import Group
 from vlm3_ros.offline.metrics.matches import Matches
+from vlm3_ros.offline.metrics.planes import Planes
 from vlm3_ros.offline.metrics.poses import Pairs, Trajectory
 from vlm3_ros.offline.moments import Moment
 from vlm3_ros.offline.results import write_whole
@@ -29,6 +31,8 @@ from vlm3_ros.offline.tum import trajectory_text
 GROUPS: dict[str, type[Group]] = {
     "frames": Frames,
     "depth": Depth,
+    "planes": Planes,
+    "boundaries": Boundaries,
     "confidence": Confidence,
     "matches": Matches,
     "pairs": Pairs,

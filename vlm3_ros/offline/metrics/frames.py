@@ -1,14 +1,19 @@
-"""How many frames there are, and how long they took."""
+"""How many frames there are, how long they took, and what would become of them on a robot."""
 
 from __future__ import annotations
 
+import bisect
 import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from vlm3_ros.offline.metrics.group import Metric, Metrics
 from vlm3_ros.offline.moments import Moment
+
+REASONS = 20  # for leaving frames out that are listed, the most frequent ones
 
 
 class Frames:
@@ -22,30 +27,71 @@ class Frames:
         "seconds_p95": Metric("what 95 % of the frames stay below", "s", better="less"),
         "questions": Metric("questions asked"),
         "answers_without_value": Metric("share of them whose answer gave no value", better="less"),
+        "live_dropped": Metric("share of frames that a node this fast would leave out", better="less"),
+        "live_age_s_median": Metric("median age of its outputs, from the image's stamp", "s", better="less"),
+        "live_age_s_p95": Metric("what 95 % of its outputs are younger than", "s", better="less"),
     }
 
     def __init__(self) -> None:
         self._frames = self._asked = self._refused = 0
+        self._stamps: list[int] = []
         self._seconds: list[float] = []
+        self._stages: dict[str, list[float]] = defaultdict(list)
+        self._left_out: Counter[str] = Counter()
 
     def add(self, moment: Moment) -> dict[str, float]:
         self._frames += 1
         if moment.error:
+            self._left_out[moment.error] += 1
             return {}
         asked, refused = int(moment.row["asked"]), int(moment.row["refused"])
         self._asked += asked
         self._refused += refused
+        for stage, seconds in moment.seconds.items():
+            self._stages[stage].append(seconds)
+        self._stamps.append(moment.stamp)
         self._seconds.append(sum(moment.seconds.values()))
         values = {"seconds": self._seconds[-1], "questions": float(asked)}
         return values | ({"answers_without_value": refused / asked} if asked else {})
 
     def result(self) -> dict[str, Any]:
+        ages = live_ages(self._stamps, self._seconds)
         known = bool(self._seconds)
         return {
             "frames": self._frames,
             "perceived": len(self._seconds),
-            "seconds_median": float(np.median(self._seconds)) if known else math.nan,
-            "seconds_p95": float(np.percentile(self._seconds, 95)) if known else math.nan,
+            "seconds_median": _median(self._seconds),
+            "seconds_p95": _p95(self._seconds),
             "questions": self._asked,
             "answers_without_value": self._refused / self._asked if self._asked else math.nan,
+            "live_dropped": 1.0 - len(ages) / len(self._seconds) if known else math.nan,
+            "live_age_s_median": _median(ages),
+            "live_age_s_p95": _p95(ages),
+            "by_stage": [
+                {"stage": stage, "frames": len(s), "seconds_median": _median(s), "seconds_p95": _p95(s)}
+                for stage, s in sorted(self._stages.items())
+            ],
+            "left_out": [{"frames": count, "because": error} for error, count in self._left_out.most_common(REASONS)],
         }
+
+
+def live_ages(stamps: Sequence[int], seconds: Sequence[float]) -> list[float]:
+    """Ages in seconds of the outputs of a node that takes the newest frame whenever it is free, as ours does.
+
+    ``stamps`` [N] in nanoseconds, ascending, are when frames arrive, ``seconds`` [N] how long each would take.
+    """
+    ages, index, free = [], 0, 0.0  # free: seconds after the first frame
+    arrivals = [(stamp - stamps[0]) / 1e9 for stamp in stamps]
+    while index < len(arrivals):
+        free = max(free, arrivals[index]) + seconds[index]
+        ages.append(free - arrivals[index])
+        index = max(index + 1, bisect.bisect_right(arrivals, free) - 1)
+    return ages
+
+
+def _median(values: Sequence[float]) -> float:
+    return float(np.median(values)) if len(values) else math.nan
+
+
+def _p95(values: Sequence[float]) -> float:
+    return float(np.percentile(values, 95)) if len(values) else math.nan

@@ -1,0 +1,90 @@
+"""Answers to spatial questions against the right ones, in the kinds of SpatialRGPT-Bench.
+
+Cheng et al., SpatialRGPT, NeurIPS 2024 (arXiv 2406.01584). There a language model reads the answers; here the task's
+own parsers do, so that a number is the same every time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vlm3_ros.tasks import Refusal, objects
+
+WITHIN = 0.25  # relative error of a length that counts as right
+HOURS = 1  # difference of clock directions that counts as right
+HOUR_DEG = 30.0
+REGION = re.compile(r"region \((\d+, \d+, \d+, \d+)\)")
+
+
+def answer_errors(given: str, right: str) -> tuple[str, bool, float] | None:
+    """How an answer compares with the right one; None where the right one is of no known kind.
+
+    Returns the kind, whether the answer is right, and by how much it is off: "length" (relative), "clock" (degrees),
+    "yes_no" and "which", which of two regions (both NaN); NaN too for an answer without a value.
+    """
+    hour, length, verdict = objects.parse_clock(right), objects.parse_length(right), objects.parse_yes_no(right)
+    if not isinstance(hour, Refusal):
+        found = objects.parse_clock(given)
+        if isinstance(found, Refusal):
+            return "clock", False, np.nan
+        apart = min((found - hour) % 12, (hour - found) % 12)
+        return "clock", apart <= HOURS, apart * HOUR_DEG
+    if not isinstance(verdict, Refusal):
+        return "yes_no", objects.parse_yes_no(given) == verdict, np.nan
+    if not isinstance(length, Refusal):
+        metres = objects.parse_length(given)
+        if isinstance(metres, Refusal):
+            return "length", False, np.nan
+        error = abs(metres / length - 1.0)
+        return "length", error <= WITHIN, error
+    if region := REGION.search(right):
+        named = REGION.search(given)
+        return "which", named is not None and named[1] == region[1], np.nan
+    return None
+
+
+class AnswerScore:
+    """Collects answers by category."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, list[tuple[str, bool, float]]] = defaultdict(list)
+        self.unknown = 0  # right answers of no known kind
+
+    def add(self, category: str, given: str, right: str) -> None:
+        """An answer of a category, and the right one."""
+        errors = answer_errors(given, right)
+        if errors is None:
+            self.unknown += 1
+        else:
+            self._of[category].append(errors)
+
+    def result(self) -> dict[str, Any]:
+        """Accuracies and mean errors of all, and rows by category; errors are over the answers that have a value."""
+        everything = [answer for answers in self._of.values() for answer in answers]
+        qualitative = [a for a in everything if a[0] in ("yes_no", "which")]
+        quantitative = [a for a in everything if a[0] in ("length", "clock")]
+        return {
+            "questions": len(everything),
+            "qualitative": _accuracy(qualitative),
+            "quantitative": _accuracy(quantitative),
+            "length_rel": _error([a for a in quantitative if a[0] == "length"]),
+            "clock_deg": _error([a for a in quantitative if a[0] == "clock"]),
+            "by_category": [
+                {"category": c, "questions": len(a), "accuracy": _accuracy(a), "error": _error(a)}
+                for c, a in sorted(self._of.items())
+            ],
+        }
+
+
+def _accuracy(answers: Sequence[tuple[str, bool, float]]) -> float:
+    return float(np.mean([right for _, right, _ in answers])) if answers else np.nan
+
+
+def _error(answers: Sequence[tuple[str, bool, float]]) -> float:
+    known = [error for _, _, error in answers if np.isfinite(error)]
+    return float(np.mean(known)) if known else np.nan
