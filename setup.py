@@ -85,11 +85,12 @@ setup(
     description="Metric depth, point clouds, camera poses and 3D detections from camera topics with a VLM",
     license="Apache-2.0",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
+    package_data={f"{NAME}.offline.report": ["*.html"]},
     data_files=[(target, list(files)) for target, files in DATA_FILES.items()],
     cmdclass={"build_py": BuildWithMessages},
     distclass=PackageWithMessages,
     python_requires=">=3.10",
     install_requires=requirements("core"),
-    extras_require={extra: requirements(extra) for extra in ("vlm", "offline", "test")},
+    extras_require={extra: requirements(extra) for extra in ("vlm", "offline", "report", "test")},
     entry_points={"console_scripts": ["vlm3 = vlm3_ros.cli:main", "vlm3_node = vlm3_ros.ros.node:main"]},
 )

@@ -23,7 +23,7 @@ INTERFACES = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("msg/*.msg"),
 MODULES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("vlm3_ros/**/*.py"))
 SHARED = sorted(str(path.relative_to(ROOT)) for folder in ("launch", "config") for path in ROOT.glob(f"{folder}/*.*"))
 NODES = ("vlm3_node", "sim_node")
-REQUIREMENTS = ("core", "vlm", "offline", "test", "ros-jazzy-wheels")
+REQUIREMENTS = ("core", "vlm", "offline", "report", "test", "ros-jazzy-wheels")
 
 # Modules whose apt package, as rosdep names it, has another name.
 ROSDEP_KEYS = {
@@ -32,9 +32,10 @@ ROSDEP_KEYS = {
     "scipy": "python3-scipy",
 }
 NOT_IMPORTED = {"rosbag2", "rosidl_default_runtime", "rviz2"}  # programs, and what generated messages load
-FROM_PIP = {  # requirements/vlm.txt, offline.txt and what comes with rosbags
+FROM_PIP = {  # requirements/vlm.txt, offline.txt, report.txt and what comes with rosbags
     *("bitsandbytes", "huggingface_hub", "torch", "transformers"),
-    *("backports", "compression", "rosbags", "ruamel"),
+    *("jinja2", "matplotlib"),
+    *("backports", "compression", "lz4", "rosbags", "ruamel"),
 }
 
 
@@ -117,6 +118,7 @@ def test_wheel_without_ros(sources, tmp_path):
         metadata = archive.read(f"vlm3_ros-{vlm3_ros.__version__}.dist-info/METADATA").decode()
     share = f"vlm3_ros-{vlm3_ros.__version__}.data/data/share"
     assert set(MODULES) == {name for name in names if name.endswith(".py") and name.startswith("vlm3_ros/")}
+    assert "vlm3_ros/offline/report/page.html" in names
     assert {f"{share}/vlm3_ros/{path}" for path in SHARED} <= set(names)
     assert f"{share}/ament_index/resource_index/packages/vlm3_ros" in names
     needed = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", metadata, re.MULTILINE)

@@ -41,6 +41,10 @@ def main() -> int:
     _add_choices(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
+    report = commands.add_parser("report", help="draw the numbers and pictures of an evaluated run as one HTML file")
+    report.add_argument("folder", type=Path, help="what --out was for `vlm3 run`")
+    report.set_defaults(run=_report)
+
     compare = commands.add_parser("compare", help="which of two evaluated runs over the same frames is better")
     compare.add_argument("a", type=Path, help="folder of the run to compare with")
     compare.add_argument("b", type=Path, help="folder of the run to judge")
@@ -98,6 +102,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from vlm3_ros.offline.commands import evaluate
 
     return evaluate(arguments)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from vlm3_ros.offline.commands import report
+
+    return report(arguments)
 
 
 def _compare(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The commands `vlm3 run`, `evaluate`, `compare` and `calibrate`, from parsed arguments to files."""
+"""The commands `vlm3 run`, `evaluate`, `report`, `compare` and `calibrate`, from parsed arguments to files."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def evaluate(arguments: Namespace) -> int:
     try:
         about = read_description(folder)
         config = Config().updated(about["settings"])
-        truth, own = arguments.truth or Path(about["source"]), about["choices"]
-        choices = replace(Choices(**{**own, "intrinsics": tuple(own["intrinsics"])}), **_given(arguments))
+        truth = arguments.truth or Path(about["source"])
+        choices = replace(_choices(about["choices"]), **_given(arguments))
         found = measure(Moments(folder, open_source(truth, choices, config.camera)))
     except (ConfigError, SourceError, RunError) as error:
         return _failed("evaluate", error)
@@ -66,6 +66,24 @@ def evaluate(arguments: Namespace) -> int:
     print(table(found.metrics))
     if not found.compared:
         return _failed("evaluate", f"nothing in {truth} could be compared with what the run perceived")
+    return 0
+
+
+def report(arguments: Namespace) -> int:
+    """Write report.html into the folder of an evaluated run; returns the exit status."""
+    logging.basicConfig(level=logging.WARNING, format="vlm3 report: %(message)s")
+    try:
+        from vlm3_ros.offline.report.page import write_report
+    except ImportError as error:
+        return _failed("report", f"{error}: pip install vlm3_ros[report] brings what it needs")
+    try:
+        run = Evaluated(arguments.folder)
+        camera = Config().updated(run.run["settings"]).camera
+        truth = open_source(Path(run.against["truth"]), _choices(run.against["choices"]), camera)
+        path = write_report(run, Moments(run.folder, truth))
+    except (ConfigError, SourceError, RunError) as error:
+        return _failed("report", error)
+    print(path)
     return 0
 
 
@@ -117,6 +135,11 @@ def _given(arguments: Namespace) -> dict[str, Any]:
     """The fields of Choices that the command line names."""
     named = {f.name: getattr(arguments, f.name, None) for f in fields(Choices)}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in named.items() if value}
+
+
+def _choices(written: dict[str, Any]) -> Choices:
+    """From what JSON makes of them."""
+    return Choices(**{**written, "intrinsics": tuple(written["intrinsics"])})
 
 
 def _description(arguments: Namespace, choices: Choices, config: Config, source: Source) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vlm3_ros.offline.bootstrap import MIN_FRAMES, interval, resampled_means
-from vlm3_ros.offline.evaluate import GROUPS
+from vlm3_ros.offline.evaluate import meaning
 from vlm3_ros.offline.evaluated import Evaluated
 from vlm3_ros.offline.results import RunError
 
@@ -35,7 +35,7 @@ class Comparison:
     def __init__(self, a: Evaluated, b: Evaluated):
         self.a, self.b = a, b
         self._common = [stamp for stamp in a.frames if stamp in b.frames]  # in the order of time
-        names = [name for name in a.names if name in b.names and _better(name)]
+        names = [name for name in a.names if name in b.names and meaning(name).better]
         values = {name: np.stack([run.values(name, self._common) for run in (a, b)], axis=1) for name in names}
         values = {name: pairs for name, pairs in values.items() if np.isfinite(pairs).all(axis=1).any()}
         if not values:
@@ -93,14 +93,7 @@ class Comparison:
 def _numbers(metrics: dict[str, dict[str, Any]]) -> dict[str, float]:
     """By group.name, those that can be better or worse."""
     named = {f"{group}.{name}": value for group, values in metrics.items() for name, value in values.items()}
-    return {name: value for name, value in named.items() if isinstance(value, (int, float)) and _better(name)}
-
-
-def _better(name: str) -> str:
-    """Whether more or less of a number is better; empty: neither, or a number that this version does not know."""
-    group, _, metric = name.partition(".")
-    known = GROUPS[group].METRICS.get(metric) if group in GROUPS else None
-    return known.better if known else ""
+    return {name: value for name, value in named.items() if isinstance(value, (int, float)) and meaning(name).better}
 
 
 def _row(name: str, pairs: np.ndarray, numbers: int) -> Row:
@@ -114,7 +107,7 @@ def _row(name: str, pairs: np.ndarray, numbers: int) -> Row:
         means = resampled_means(pairs[:, 1] - pairs[:, 0])
         span = interval(means, LEVEL)
         if not _holds_zero(span):
-            verdict = "better" if (span[0] > 0.0) == (_better(name) == "more") else "worse"
+            verdict = "better" if (span[0] > 0.0) == (meaning(name).better == "more") else "worse"
             verdict += "?" * _holds_zero(interval(means, 1.0 - (1.0 - LEVEL) / numbers))  # Bonferroni
     return Row(name, len(pairs), (only_a, only_b), a, b, span, verdict)
 

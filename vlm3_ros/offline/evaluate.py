@@ -18,7 +18,7 @@ from vlm3_ros.offline.metrics.boxes import Objects
 from vlm3_ros.offline.metrics.confidence import Confidence
 from vlm3_ros.offline.metrics.depth import Depth
 from vlm3_ros.offline.metrics.frames import Frames
-from vlm3_ros.offline.metrics.group import Group
+from vlm3_ros.offline.metrics.group import Group, Metric
 from vlm3_ros.offline.metrics.matches import Matches
 from vlm3_ros.offline.metrics.planes import Planes
 from vlm3_ros.offline.metrics.poses import Pairs, Trajectory
@@ -86,6 +86,12 @@ def measure(moments: Iterable[Moment]) -> Evaluation:
             true_poses[moment.stamp] = T
     results = {name: group.result() for name, group in groups.items()}
     return Evaluation({name: result for name, result in results.items() if result}, frames, true_poses)
+
+
+def meaning(name: str) -> Metric:
+    """What "group.name" is; one that says nothing for a number that this version does not know."""
+    group, _, metric = name.partition(".")
+    return GROUPS[group].METRICS.get(metric, Metric("")) if group in GROUPS else Metric("")
 
 
 def table(metrics: dict[str, dict[str, Any]]) -> str:

@@ -31,9 +31,9 @@ class Objects:
         "size_rel": Metric("mean relative error of the three sides", better="less"),
         "yaw_deg": Metric("smallest angle between horizontal axes", "°", better="less"),
         "iou_median": Metric("median overlap of the overlapping boxes", better="more"),
-        "center_m_median": Metric("median of center_m", "m", better="less"),
-        "size_rel_median": Metric("median of size_rel", better="less"),
-        "yaw_deg_median": Metric("median of yaw_deg", "°", better="less"),
+        "center_m_median": Metric("median distance of the centres of overlapping boxes", "m", better="less"),
+        "size_rel_median": Metric("median relative error of the sides of overlapping boxes", better="less"),
+        "yaw_deg_median": Metric("median of the smallest angle between their horizontal axes", "°", better="less"),
     }
 
     def __init__(self) -> None:

@@ -26,9 +26,9 @@ class Pairs:
         "rotation_deg": Metric("angle of the rotation between perceived and true", "°", better="less"),
         "direction_deg": Metric("angle between perceived and true translation", "°", better="less"),
         "length_rel": Metric("error of the translation's length as a part of the true one", better="less"),
-        "rotation_deg_median": Metric("median of rotation_deg", "°", better="less"),
-        "direction_deg_median": Metric("median of direction_deg", "°", better="less"),
-        "length_rel_median": Metric("median of length_rel", better="less"),
+        "rotation_deg_median": Metric("median angle of the rotation between perceived and true", "°", better="less"),
+        "direction_deg_median": Metric("median angle between perceived and true translation", "°", better="less"),
+        "length_rel_median": Metric("median relative error of the translation's length", better="less"),
         **{
             f"auc{t}": Metric(f"area under recall over the larger of the two angles, up to {t}°", better="more")
             for t in AUC_DEG

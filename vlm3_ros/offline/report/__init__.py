@@ -1,0 +1,1 @@
+"""An evaluated run as one HTML file."""
