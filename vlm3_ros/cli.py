@@ -61,6 +61,13 @@ def main() -> int:
     _add_choices(calibrate)
     calibrate.set_defaults(run=_calibrate)
 
+    benchmark = commands.add_parser("benchmark", help="ask published labels; prints the row of the paper's table")
+    benchmark.add_argument("labels", type=Path, help="label file of VLM³ or DepthLM (*.jsonl, *.json)")
+    benchmark.add_argument("--dataset", help="its name in the paper's table (default: the whole row)")
+    benchmark.add_argument("--out", type=Path, metavar="FILE", help="the numbers and settings as JSON")
+    _add_settings(benchmark)
+    benchmark.set_defaults(run=_benchmark)
+
     settings = commands.add_parser("settings", help="print every setting with its default, as a ROS parameter file")
     settings.set_defaults(run=_settings)
 
@@ -120,6 +127,12 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     from vlm3_ros.offline.commands import calibrate
 
     return calibrate(arguments)
+
+
+def _benchmark(arguments: argparse.Namespace) -> int:
+    from vlm3_ros.offline.commands import benchmark
+
+    return benchmark(arguments)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

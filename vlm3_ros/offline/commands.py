@@ -1,4 +1,4 @@
-"""The commands `vlm3 run`, `evaluate`, `report`, `compare` and `calibrate`, from parsed arguments to files."""
+"""The commands `vlm3 run`, `evaluate`, `report`, `compare`, `calibrate` and `benchmark`, from arguments to files."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from typing import Any
 
 from vlm3_ros.config import Config, ConfigError
 from vlm3_ros.offline import calibrate as calibration
-from vlm3_ros.offline import settings
+from vlm3_ros.offline import published, settings
+from vlm3_ros.offline.benchmark import AS_PUBLISHED, TASKS, Benchmark
 from vlm3_ros.offline.compare import Comparison
 from vlm3_ros.offline.evaluate import measure, table
 from vlm3_ros.offline.evaluated import Evaluated
+from vlm3_ros.offline.labels import LabelFile
 from vlm3_ros.offline.moments import Moments
 from vlm3_ros.offline.opening import full_name, open_source
-from vlm3_ros.offline.results import Results, RunError, read_description, write_whole
+from vlm3_ros.offline.results import Results, RunError, read_description, write_json, write_whole
 from vlm3_ros.offline.run import Run, output_topics
 from vlm3_ros.offline.sources import Choices, Source, SourceError
 from vlm3_ros.vlm import ModelError
@@ -119,6 +121,34 @@ def calibrate(arguments: Namespace) -> int:
     for doubt in found.doubts:
         print(f"vlm3 calibrate: {doubt}", file=sys.stderr)
     return 1 if found.doubts else 0
+
+
+def benchmark(arguments: Namespace) -> int:
+    """Ask what a label file labels, and print the paper's table row; returns the exit status."""
+    logging.basicConfig(level=logging.WARNING, format="vlm3 benchmark: %(message)s")
+    try:
+        labels = LabelFile(arguments.labels)
+        dataset = published.known_dataset(labels.kind, arguments.dataset) if arguments.dataset else ""
+        config = settings.read_config(arguments.config, arguments.set, AS_PUBLISHED)
+        config = config.updated({"node.tasks": [TASKS[labels.kind]]})
+        models = models_for(config)
+        bench = Benchmark(labels, config, models)
+        try:
+            result = bench()
+        finally:
+            models.close()
+    except (ConfigError, SourceError, ModelError) as error:
+        return _failed("benchmark", error)
+    if arguments.out is not None:
+        about = {"labels": str(arguments.labels.resolve()), "kind": labels.kind, "dataset": dataset}
+        write_json(arguments.out, {**about, "result": result, "settings": settings.to_parameters(bench.config)})
+    for reason in bench.left_out[:5]:
+        print(f"vlm3 benchmark: left out: {reason}", file=sys.stderr)
+    if len(bench.left_out) == len(labels):
+        return _failed("benchmark", f"none of the {len(labels)} labels in {arguments.labels} could be used")
+    print(published.table(labels.kind, result, dataset))
+    print(", ".join(f"{value} {name.replace('_', ' ')}" for name, value in result.items() if isinstance(value, int)))
+    return 0
 
 
 def _summary(results: Results) -> int:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +21,7 @@ from vlm3_ros.offline.metrics.matches import Matches
 from vlm3_ros.offline.metrics.planes import Planes
 from vlm3_ros.offline.metrics.poses import Pairs, Trajectory
 from vlm3_ros.offline.moments import Moment
-from vlm3_ros.offline.results import write_whole
+from vlm3_ros.offline.results import write_json, write_whole
 from vlm3_ros.offline.sources import seconds
 from vlm3_ros.offline.tum import trajectory_text
 
@@ -57,8 +55,8 @@ class Evaluation:
     def write(self, folder: Path, against: dict[str, Any]) -> None:
         """The numbers as JSON and CSV, the true trajectory, and what the run was measured ``against``."""
         write_whole(folder / "true_trajectory.txt", trajectory_text(self.true_poses.items()).encode())
-        write_whole(folder / "evaluation.json", json.dumps(against, indent=2).encode())
-        write_whole(folder / "metrics.json", json.dumps(_finite(self.metrics), indent=2).encode())
+        write_json(folder / "evaluation.json", against)
+        write_json(folder / "metrics.json", self.metrics)
         names = list(dict.fromkeys(name for values in self.frames.values() for name in values))
         names.sort(key=lambda name: list(GROUPS).index(name.partition(".")[0]))
         text = io.StringIO()
@@ -101,12 +99,3 @@ def table(metrics: dict[str, dict[str, Any]]) -> str:
         numbers = [(name, value) for name, value in values.items() if isinstance(value, (int, float))]
         lines += [group, *(f"  {name:<22} {value:>12.6g}" for name, value in numbers)]
     return "\n".join(lines)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity and no NaN: null."""
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -50,8 +50,7 @@ class LabelledSource(DataSet):
 
     def frame(self, index: int) -> Frame:
         labels: DepthLabels = self._labels(index)
-        image, calibration = read_image(labels.image), _calibration(labels.camera)
-        return rectified(self.stamps[index], FRAME_ID, image, calibration, self._settings)
+        return labelled_frame(labels.image, labels.camera, self.stamps[index], self._settings)
 
     def truth(self, index: int) -> Truth:
         if not self._lengths:
@@ -63,6 +62,11 @@ class LabelledSource(DataSet):
         except FrameError as error:
             log.warning("a label is left out: %s", error)
             return Truth()
+
+
+def labelled_frame(image: Path, camera: Camera, stamp: int, settings: CameraConfig) -> Frame:
+    """A frame of an image that must be of the size it was labelled at. Raises FrameError."""
+    return rectified(stamp, FRAME_ID, read_image(image), _calibration(camera), settings)
 
 
 def _calibration(camera: Camera) -> Calibration:

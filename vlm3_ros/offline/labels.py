@@ -78,6 +78,8 @@ class LabelFile(Sequence[Labels]):
 
     def __init__(self, path: Path):
         """Raises SourceError where the file does not begin with labels."""
+        if not path.is_file():
+            raise SourceError(f"{path} is no label file" if path.exists() else f"{path} does not exist")
         self.path = path
         self._places: list[tuple[int, int]] = []  # first byte and length of each entry
         at = 0

@@ -8,6 +8,7 @@ run. Only the computing times in the notes differ.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -175,6 +176,19 @@ def write_whole(path: Path, *parts: bytes) -> None:
     with unfinished.open("wb") as file:
         file.writelines(parts)
     os.replace(unfinished, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a file of numbers, whole or not at all; JSON has no infinity and no NaN: null."""
+    write_whole(path, json.dumps(_finite(content), indent=2).encode())
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _trajectory(records: Iterable[Record]) -> str:

@@ -17,12 +17,12 @@ from vlm3_ros.offline.results import write_whole
 OFFLINE = {"cloud.stride": 4}  # every point of depth/image again would be two thirds of the bag
 
 
-def read_config(file: Path | None, values: Sequence[str]) -> Config:
+def read_config(file: Path | None, values: Sequence[str], defaults: Mapping[str, Any] | None = None) -> Config:
     """The defaults, changed by a parameter file and then by ``values`` such as "depth.points=192". ConfigError.
 
-    The defaults are the node's, but for those in OFFLINE.
+    The defaults are the node's, but for those in OFFLINE and in ``defaults``.
     """
-    config = Config().updated({**OFFLINE, **dict(_of_file(file) if file else ())})
+    config = Config().updated({**OFFLINE, **(defaults or {}), **dict(_of_file(file) if file else ())})
     pairs = {}
     for value in values:
         name, equals, text = value.partition("=")

@@ -14,30 +14,34 @@ from vlm3_ros.tasks import Refusal, matching
 
 def perceive_matches(sight: Sight, first: Frame, config: Config) -> Matches:
     """A grid of pixels of ``first``, looked for in the frame."""
+    pixels = Grid.of(*first.camera.size, config.matches.points).pixels
+    asked = ask_matches(sight, first, config, pixels[shown(first, pixels)])
+    found = np.isfinite(asked.pixels).all(axis=1)
+    return Matches(first, asked.pixels_first[found], asked.pixels[found], asked.confidence[found])
+
+
+def ask_matches(sight: Sight, first: Frame, config: Config, pixels: np.ndarray) -> Matches:
+    """Ask where pixels [N, 2] of ``first`` are in the frame; NaN where the answer was refused."""
     view, seen_first, seen = sight.look_at_two(
         "matching", first, lambda c, scale: bounded(c, matching.LONGEST_EDGE, config.camera.max_tokens, scale)
     )
-    pixels = Grid.of(*first.camera.size, config.matches.points).pixels
-    pixels = pixels[shown(first, pixels)]
     references = to_references(first.camera.pixels_in(seen_first, pixels), seen_first.size, matching.BINS)
     answers = sight.ask(view, matching.questions(references, config.matches.think))
 
-    asked, found, confidence = [], [], []
-    for reference, answer in zip(references, answers, strict=True):
+    found, confidence = np.full((len(answers), 2), np.nan), np.zeros(len(answers))
+    for i, answer in enumerate(answers):
         assert answer is not None  # without a budget every question is answered
         there = matching.parse(answer.text)
         if isinstance(there, Refusal):
             sight.tally.refuse(there)
-            continue
-        asked.append(reference)
-        found.append(there)
-        confidence.append(answer.probability)
+        else:
+            found[i], confidence[i] = there, answer.probability
     camera = sight.frame.camera
-    pixels_first = from_references(np.reshape(asked, (-1, 2)), seen_first.size, matching.BINS)
-    pixels_here = from_references(np.reshape(found, (-1, 2)), seen.size, matching.BINS)
+    pixels_first = from_references(references, seen_first.size, matching.BINS)
+    pixels_here = from_references(found, seen.size, matching.BINS)
     return Matches(
         first,
         seen_first.pixels_in(first.camera, pixels_first),
         seen.pixels_in(camera, pixels_here).clip(0, np.subtract(camera.size, 1)),  # 1000 is the image's far border
-        np.array(confidence, float),
+        confidence,
     )

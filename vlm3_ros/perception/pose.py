@@ -30,7 +30,7 @@ def perceive_pose(sight: Sight, track: Track | None, config: Config) -> tuple[Po
     if track is None:
         track = Track(frame, Odometry())
         return track.odometry.keyframe, track
-    moved = _ask(sight, track.keyframe, config)
+    moved = ask_pose(sight, track.keyframe, config)
     if isinstance(moved, Refusal):
         sight.tally.refuse(moved)
         track.failures += 1
@@ -45,10 +45,10 @@ def perceive_pose(sight: Sight, track: Track | None, config: Config) -> tuple[Po
     return here, track
 
 
-def _ask(sight: Sight, keyframe: Frame, config: Config) -> np.ndarray | Refusal:
-    """The pose of the frame's camera in that of the keyframe [4, 4], if the four answers agree."""
+def ask_pose(sight: Sight, first: Frame, config: Config) -> np.ndarray | Refusal:
+    """The pose of the frame's camera in that of an earlier frame [4, 4], if the four answers agree."""
     view, _, seen = sight.look_at_two(
-        "pose", keyframe, lambda c, scale: unified(c, pose.FOCAL, config.camera.max_tokens, scale)
+        "pose", first, lambda c, scale: unified(c, pose.FOCAL, config.camera.max_tokens, scale)
     )
     answers = sight.ask(view, list(pose.QUESTIONS))
     texts = [answer.text for answer in answers if answer is not None]

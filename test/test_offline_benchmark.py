@@ -1,0 +1,275 @@
+"""`vlm3 benchmark`: label files in their published forms, asked of models that are right and of such that are not."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from scripted import Scripted
+from test_offline_run import vlm3
+from truth import TrueFrame, TruthVLM
+
+from vlm3_ros.camera import Camera
+from vlm3_ros.geometry import motion
+from vlm3_ros.offline.benchmark import AS_PUBLISHED
+from vlm3_ros.offline.labels import LabelFile
+from vlm3_ros.offline.published import ROWS
+from vlm3_ros.tasks import depth, matching, pose
+from vlm3_ros.vlm import VLM, Answer
+
+CAMERA = Camera(640, 512, 500.0, 500.0, 319.5, 255.5)  # becomes 1280x1024 of 1000 px, and 960x768 of 750 px
+MOVED = motion.relative_pose(pose.PoseAnswer(10.0, (10.0, 0.0, 0.0), (0.6, 0.0, 0.8), 0.5))
+A, B = "bounding box region (0, 39, 652, 999)", "bounding box region (6, 380, 228, 562)"
+
+models: dict[str, VLM] = {}
+
+
+def model(name: str) -> VLM:
+    """`test_offline_benchmark:model:<name>`, of those that a test has made."""
+    return models[name]
+
+
+def benchmarked(labels: Path, answers: VLM, *words: object) -> int:
+    models["asked"] = answers
+    return vlm3("benchmark", labels, "--set", "vlm.test_double=test_offline_benchmark:model:asked", *words)
+
+
+def result(labels: Path, answers: VLM, *words: object) -> dict:
+    out = labels.with_name("result.json")
+    assert benchmarked(labels, answers, "--out", out, *words) == 0
+    return json.loads(out.read_text())["result"]
+
+
+def reply(answer: Callable[[str], str]) -> Scripted:
+    return Scripted(lambda question: Answer(answer(question.text), 1.0))
+
+
+def written(folder: Path, name: str, content: dict | list[dict]) -> Path:
+    """A label file, and a picture of its own for every image that it names."""
+    entries = content if isinstance(content, list) else [content]
+    for i, entry in enumerate(entries):
+        for level, key in enumerate(("image", "image_1", "image_2")):
+            if key in entry:
+                size = entry.get(f"{key}_size_resized", SIZE)
+                colour = np.full((size["height"], size["width"], 3), 10 * i + level, np.uint8)
+                assert cv2.imwrite(str(folder / entry[key]), colour)
+    (folder / name).write_text("\n".join(map(json.dumps, entries)))
+    return folder / name
+
+
+def wall(camera: Camera = CAMERA, metres: float = 3.0) -> TruthVLM:
+    """Two pictures of a wall, the second one from MOVED."""
+    poses = {1: np.eye(4), 2: MOVED}
+
+    def seen(image: np.ndarray) -> TrueFrame:
+        T = poses.get(int(image[0, 0, 0]) % 10, np.eye(4))
+        rays = camera.rays(np.stack(np.meshgrid(np.arange(camera.width), np.arange(camera.height)), axis=-1))
+        return TrueFrame(camera, (metres - T[2, 3]) / (rays @ T[2, :3]), T)
+
+    return TruthVLM(seen)
+
+
+SIZE = {"width": 640, "height": 512}
+INTRINSICS = {"fx": 500.0, "fy": 500.0, "cx": 319.5, "cy": 255.5}
+
+
+# ------------------------------------------------------------------------------------------------------- depth
+
+
+def ibims(metres: list[float]) -> dict:
+    """An image in DepthLM's form, with so many labels along its upper border."""
+    pixels = [[100 * i + 64, 20] for i in range(len(metres))]
+    return {
+        "image": "a.png",
+        "intrinsics": [500.0, 500.0, 319.5, 255.5, 640, 512],
+        "pixel_coords": pixels,
+        "depth": metres,
+    }
+
+
+def test_depth_of_a_right_model(tmp_path):
+    rays = np.linalg.norm(CAMERA.rays(np.array(ibims([0.0] * 5)["pixel_coords"])), axis=1)
+    lengths = (3.0 * rays).tolist()  # what the double answers, the wall being 3 m away
+    found = result(written(tmp_path, "val.jsonl", [ibims(lengths), ibims(lengths[:3])]), wall())
+    assert (found["labels"], found["pixels"], found["delta1"], found["left_out"]) == (2, 8, 1.0, 0)
+    assert found["abs_rel"] < 0.01
+
+
+def test_depth_of_a_wrong_model(tmp_path):
+    # Answers 3 m: right for labels from 2.4 m to 3.75 m, that is for 3 of 5; the fourth question has no answer.
+    labels = written(tmp_path, "val.jsonl", ibims([3.0, 3.7, 2.5, 3.0, 3.8]))
+    found = result(labels, reply(lambda text: "far" if "(1138, " in text else depth.answer(3.0)))
+    assert (found["pixels"], found["without_answer"]) == (5, 1)
+    assert found["delta1"] == pytest.approx(3 / 5)
+    errors = [abs(3.0 / label - 1) for label in (3.0, 3.7, 2.5, 3.8)]
+    assert found["abs_rel"] == pytest.approx(np.mean(errors), abs=0.01)
+
+
+def test_depth_beyond_the_range_of_the_node_counts(tmp_path):
+    labels = written(tmp_path, "val.jsonl", ibims([124.3]))
+    assert result(labels, reply(lambda _: depth.answer(127.9)))["delta1"] == 1.0
+
+
+def test_published_coordinates_are_asked(tmp_path):
+    # Of VLM³'s depth_labels.json: 1215x920, pixel (10, 488) is asked as (16, 1061), (710, 320) as (1169, 696).
+    cv2.imwrite(str(tmp_path / "depth.png"), np.zeros((920, 1215, 3), np.uint8))
+    pixels = [(10, 488), (710, 320), (223, 406)]
+    label = {
+        "image": "depth.png",
+        "image_size": {"width": 1215, "height": 920},
+        "intrinsics_after_focal_normalization_to_1000": {"fx": 1000.0, "fy": 1000.0, "cx": 609.06, "cy": 458.13},
+        "samples": [{"pixel_coord_resized": pixel, "depth_meters": 8.0} for pixel in pixels],
+    }
+    (tmp_path / "depth_labels.json").write_text(json.dumps(label))
+    asked = reply(lambda _: depth.answer(8.0))
+    assert result(tmp_path / "depth_labels.json", asked)["delta1"] == 1.0
+    found = [tuple(map(int, re.search(r"\((\d+), (\d+)\)", text).groups())) for text in asked.questions]
+    assert found == [(16, 1061), (1169, 696), (367, 883)]
+
+
+# -------------------------------------------------------------------------------------------- matches and poses
+
+
+def pair(pixels: list[tuple[list[float], list[float]]], size: dict[str, int] = SIZE) -> dict:
+    labelled = [{"img1_pixel_in_resized": first, "img2_pixel_in_resized": second} for first, second in pixels]
+    images = {"image_1": "1.png", "image_2": "2.png", "image_1_size_resized": size, "image_2_size_resized": size}
+    return {**images, "correspondences": labelled}
+
+
+def test_matches_of_a_right_model(tmp_path):
+    pixels = []
+    for first in ([300.0, 200.0], [400.0, 300.0], [500.0, 400.0]):
+        point = np.linalg.inv(MOVED) @ [*(CAMERA.rays(np.array(first)) * 3.0), 1.0]
+        pixels.append((first, CAMERA.project(point[:3]).tolist()))
+    labels = written(tmp_path, "corr.json", pair(pixels))
+    found = result(labels, wall(), "--set", "matches.think=false")  # the double does not think
+    assert (found["pixels"], found["without_answer"]) == (3, 0)
+    assert found["epe"] < 2.0  # answers are integers, and the truth is that of the nearest pixel
+
+
+def test_matches_of_a_wrong_model(tmp_path):
+    # The true place is at 250 and 500 thousandths; the answers are (253, 504) and (250, 510), and none.
+    pixels = [([x, 10.0], [256.0, 512.0]) for x in (10.0, 20.0, 30.0)]
+    labels = written(tmp_path, "corr.json", pair(pixels, {"width": 1024, "height": 1024}))
+    answers = iter(["<think> Left. </think>\n\n(253, 504)", matching.answer(250, 510), "nowhere"])
+    found = result(labels, reply(lambda _: next(answers)))
+    assert (found["pixels"], found["without_answer"]) == (3, 1)
+    assert found["epe"] == pytest.approx((5 + 10) / 2, abs=1e-9)
+
+
+def pose_label() -> dict:
+    of = {"image_1": "1.png", "image_2": "2.png", "image_1_size_resized": SIZE, "image_2_size_resized": SIZE}
+    of |= {"intrinsics_1_resized": INTRINSICS, "intrinsics_2_resized": INTRINSICS}
+    true = {"rotation_angle_deg": 10.0, "yaw_deg": 10.0, "pitch_deg": 0.0, "roll_deg": 0.0}
+    true |= {"translation_unit_vector": "(+0.60, +0.00, +0.80)", "translation_distance_m": 0.5}
+    return of | {"ground_truth_pose": true}
+
+
+def test_pose_of_a_right_model(tmp_path):
+    found = result(written(tmp_path, "pose.json", pose_label()), wall())
+    assert (found["pairs"], found["answered"]) == (1, 1)
+    assert found["auc30"] == pytest.approx(1.0, abs=0.02)  # answers are rounded
+    assert found["length_rel_median"] < 0.03
+
+
+def test_pose_of_a_wrong_model(tmp_path):
+    # One pair turned by 6° too much, one without an answer: recall is 1/2 from 6° on, and rises to it from 0.
+    answers = [*pose.answers(pose.PoseAnswer(16.0, (16.0, 0.0, 0.0), (0.6, 0.0, 0.8), 0.5)), *["no"] * 4]
+    labels = written(tmp_path, "pose.jsonl", [pose_label(), pose_label()])
+    iterator = iter(answers)
+    found = result(labels, reply(lambda _: next(iterator)))
+    assert (found["pairs"], found["answered"]) == (2, 1)
+    assert found["auc30"] == pytest.approx((6 * 0.25 + 24 * 0.5) / 30, abs=1e-6)
+
+
+def test_published_pose_is_read_as_its_conventions_say(tmp_path):
+    true = {"rotation_angle_deg": 89.6547345694857, "yaw_deg": 89.60077227075526, "pitch_deg": 2.598684372865458}
+    true |= {"roll_deg": 6.072327841623985, "translation_unit_vector": "(-0.69, +0.02, +0.72)"}
+    entry = pose_label() | {"ground_truth_pose": true | {"translation_distance_m": 1.9806591332884265}}
+    T = LabelFile(written(tmp_path, "pose.json", entry))[0].T_1_2
+    assert np.linalg.norm(T[:3, 3]) == pytest.approx(1.9806591332884265)
+    assert motion.pose_answer(T).angle_deg == pytest.approx(true["rotation_angle_deg"], abs=1e-6)
+
+
+# -------------------------------------------------------------------------------------------- questions in words
+
+
+def question(i: int, category: str, prompt: str, answer: str) -> dict:
+    size = {"image_size_resized": SIZE, "intrinsics_after_focal_normalization_to_1000": INTRINSICS}
+    return {"image": f"{i}.png", **size, "qa_info": {"category": category}, "prompt": prompt, "answer": answer}
+
+
+QUESTIONS = [
+    question(
+        0,
+        "small_predicate",
+        f"Can you confirm if {A} is smaller than {B}?",
+        f"Incorrect, {A} is not smaller in size than {B}.",
+    ),
+    question(1, "width", f"What is the width of {A}?", f"The width of {A} is 1.0 meters."),
+    question(2, "width", f"What is the width of {B}?", f"The width of {B} is 2.0 meters."),
+    question(3, "direction", f"If you are at {A}, where will you find {B}?", "3 o'clock"),
+]
+
+
+def test_questions_of_a_right_model(tmp_path):
+    right = {entry["prompt"]: entry["answer"] for entry in QUESTIONS}
+    asked = reply(right.__getitem__)  # the prompts are asked letter by letter
+    found = result(written(tmp_path, "srgpt.jsonl", QUESTIONS), asked)
+    assert (found["qualitative"], found["quantitative"], found["length_rel"]) == (1.0, 1.0, 0.0)
+    assert asked.questions == list(right)
+
+
+def test_questions_of_a_wrong_model(tmp_path):
+    answers = iter(["Yes, it is.", "1.2 meters", "3 meters", "6 o'clock"])  # wrong; 20 %; 50 %; three hours
+    found = result(written(tmp_path, "srgpt.jsonl", QUESTIONS), reply(lambda _: next(answers)))
+    assert found["qualitative"] == 0.0
+    assert found["quantitative"] == pytest.approx(1 / 3)
+    assert found["length_rel"] == pytest.approx((0.2 + 0.5) / 2)
+    assert found["clock_deg"] == pytest.approx(90.0)
+
+
+# ------------------------------------------------------------------------------------------------- the command
+
+
+def test_row_stands_beside_the_paper(tmp_path, capsys):
+    labels = written(tmp_path, "val.jsonl", ibims([3.0] * 5))
+    assert benchmarked(labels, wall(), "--dataset", "ibims1") == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"δ1 +1 +0.96\n", shown)
+    assert "5 pixels, 0 without answer" in shown
+    assert benchmarked(labels, wall()) == 0
+    shown = capsys.readouterr().out
+    assert all(f"{name} {value:g}" in shown for name, value in ROWS["depth"][0].paper.items())
+
+
+def test_dataset_that_is_not_in_the_table_is_refused(tmp_path, capsys):
+    labels = written(tmp_path, "val.jsonl", ibims([3.0] * 5))
+    assert benchmarked(labels, wall(), "--dataset", "DTU") == 1
+    assert "iBims-1" in capsys.readouterr().err
+
+
+def test_bad_labels_are_left_out_and_counted(tmp_path, capsys):
+    labels = written(tmp_path, "val.jsonl", [ibims([3.0] * 5), ibims([-1.0])])
+    assert result(labels, wall())["left_out"] == 1
+    assert "label 2 of" in capsys.readouterr().err
+    (tmp_path / "a.png").unlink()
+    assert benchmarked(labels, wall()) == 1
+    assert "none of the 2 labels" in capsys.readouterr().err
+
+
+def test_settings_are_those_of_the_published_evaluation_unless_named(tmp_path):
+    labels, out = written(tmp_path, "val.jsonl", ibims([3.0] * 5)), tmp_path / "out.json"
+    assert benchmarked(labels, wall(), "--out", out, "--set", "vlm.precision=nf4") == 0
+    settings = json.loads(out.read_text())["settings"]
+    assert {name: settings[name] for name in AS_PUBLISHED} == {**AS_PUBLISHED, "vlm.precision": "nf4"}
+
+
+def test_missing_label_file_is_said(tmp_path, capsys):
+    assert benchmarked(tmp_path / "val.jsonl", wall()) == 1
+    assert "does not exist" in capsys.readouterr().err
