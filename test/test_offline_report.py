@@ -121,7 +121,7 @@ def test_what_is_not_installed_is_named(run, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     monkeypatch.delitem(sys.modules, "vlm3_ros.offline.report.page", raising=False)
     assert vlm3("report", run) == 1
-    assert "pip install vlm3_ros[report]" in capsys.readouterr().err
+    assert "pip install jinja2 matplotlib" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -77,7 +77,7 @@ def report(arguments: Namespace) -> int:
     try:
         from vlm3_ros.offline.report.page import write_report
     except ImportError as error:
-        return _failed("report", f"{error}: pip install vlm3_ros[report] brings what it needs")
+        return _failed("report", f"{error}; it needs: pip install jinja2 matplotlib")
     try:
         run = Evaluated(arguments.folder)
         camera = Config().updated(run.run["settings"]).camera

@@ -42,6 +42,7 @@ class Table:
 
     caption: str
     header: list[str]
+    numeric: list[bool]  # of each column
     rows: list[list[str]]
 
 
@@ -175,8 +176,9 @@ class Page:
         if group == "confidence":
             return [plots.reliability(values["bins"])]
         if group == "pairs":
-            names = ("rotation_deg", "direction_deg")
-            return [plots.angles({n: self._values(f"pairs.{n}") for n in names if f"pairs.{n}" in self._run.names})]
+            there = [n for n in ("rotation_deg", "direction_deg") if f"pairs.{n}" in self._run.names]
+            unanswered = values["pairs"] - values["answered"]
+            return [plots.angles({name: self._values(f"pairs.{name}") for name in there}, unanswered)]
         return [self._trajectory()] if group == "trajectory" else []
 
     def _trajectory(self) -> str:
@@ -250,6 +252,7 @@ def _table(name: str, value: list[dict[str, Any]] | dict[str, dict[str, Any]]) -
     return Table(
         CAPTIONS.get(name, name.replace("_", " ")),
         header,
+        [not isinstance(rows[0][column], str) for column in header],
         [[_text(row.get(column)) for column in header] for row in rows],
     )
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.collections import LineCollection
 
 from vlm3_ros.offline.metrics.group import Metric
 from vlm3_ros.offline.metrics.poses import aligned
@@ -14,6 +15,7 @@ from vlm3_ros.offline.report.figure import ERROR, INK, MORE, OTHER, PERCEIVED, T
 
 WIDTH = 11.75  # inches; the page is as wide
 MARKED_UP_TO = 80  # frames whose points are drawn one by one
+TIES_UP_TO = 400  # lines between where a frame was perceived to be and where it truly was
 BARS_UP_TO = 400  # frames; more are averaged to so many bars
 STAGES = (PERCEIVED, OTHER, TRUE, MORE, ERROR)
 
@@ -87,8 +89,8 @@ def trajectory(path: np.ndarray, true: np.ndarray, seconds: np.ndarray) -> str:
     apart = np.linalg.norm(path - true, axis=1)
     with drawing("trajectory from above, and its error over time", (WIDTH, 4.2), columns=2) as figure:
         above, error = figure.axes
-        for a, b in zip(path, true, strict=True):
-            above.plot([a[0], b[0]], [a[1], b[1]], color=ERROR, linewidth=0.7, alpha=0.6)
+        ties = np.stack([path[:, :2], true[:, :2]], axis=1)[:: math.ceil(len(path) / TIES_UP_TO)]
+        above.add_collection(LineCollection(list(ties), colors=ERROR, linewidths=0.7, alpha=0.6))
         above.plot(true[:, 0], true[:, 1], color=TRUE, label="true")
         above.plot(path[:, 0], path[:, 1], color=PERCEIVED, label="perceived", linestyle="--")
         above.plot(*path[0, :2], "o", color=INK, fillstyle="none", markersize=8)
@@ -110,8 +112,11 @@ def laid_on(path: np.ndarray, true: np.ndarray) -> np.ndarray:
     return true @ T[:3, :3].T + T[:3, 3]
 
 
-def angles(errors: Mapping[str, np.ndarray]) -> str:
-    """Share of the pairs of frames whose angle errors [N] in degrees, NaN unknown, are below a limit."""
+def angles(errors: Mapping[str, np.ndarray], unanswered: int) -> str:
+    """Share of the pairs of frames whose angle errors [N] in degrees, NaN unknown, are below a limit.
+
+    So many pairs more are ``unanswered``, and below none.
+    """
     known = {name: np.sort(values[np.isfinite(values)]) for name, values in errors.items()}
     if not any(map(len, known.values())):
         return ""
@@ -120,10 +125,10 @@ def angles(errors: Mapping[str, np.ndarray]) -> str:
     with drawing("share of pairs of frames over their angle errors", (WIDTH, 2.6)) as figure:
         (axes,) = figure.axes
         for (name, values), colour in zip(known.items(), (PERCEIVED, MORE), strict=False):
-            share = 100 * np.arange(1, len(values) + 1) / max(1, len(values))
-            axes.step([0.0, *values, limit], [0.0, *share, 100.0], where="post", color=colour, label=name)
+            share = 100 * np.arange(len(values) + 1) / max(1, len(values) + unanswered)
+            axes.step([0.0, *values, 180.0], [*share, share[-1]], where="post", color=colour, label=name)
         axes.set(xlim=(0, limit), ylim=(0, 102), xlabel="error [°]", ylabel="share of the pairs [%]")
-        axes.set_title("pairs of neighbouring frames whose error is smaller")
+        axes.set_title("pairs of neighbouring frames whose error is smaller; without an answer it never is")
         axes.legend(loc="lower right")
     return figure.svg
 
