@@ -9,11 +9,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from scripted import Scripted
+from test_offline_run import vlm3
 
-from vlm3_ros.camera import Camera
+from vlm3_ros.camera import Camera, metric_scale, unified
 from vlm3_ros.config import CameraConfig
 from vlm3_ros.offline.opening import open_source
 from vlm3_ros.offline.sources import Choices, FrameError, Source, SourceError
+from vlm3_ros.tasks import depth
+from vlm3_ros.vlm import Answer
 
 INTRINSICS = (60.0, 62.0, 31.5, 23.5)
 CAMERA = Camera(64, 48, *INTRINSICS)
@@ -115,11 +119,11 @@ def test_kitti_intrinsics_may_be_given(drive):
     ],
 )
 def test_paired_folders(tmp_path, folder, images, depths):
-    for i, (image, depth) in enumerate(zip(images, depths, strict=True)):
+    for i, (image, map_) in enumerate(zip(images, depths, strict=True)):
         write_image(tmp_path / folder / image, 100 * i)
-        write_depth(tmp_path / "depth" / depth, 1000 * (i + 1))
+        write_depth(tmp_path / "depth" / map_, 1000 * (i + 1))
     source = opened(tmp_path, intrinsics=INTRINSICS, depth_scale=1000.0)
-    assert list(source.stamps) == [0, 10**9]
+    assert list(source.stamps) == [10**9, 2 * 10**9]
     assert [int(source.frame(i).image[0, 0, 0]) for i in range(2)] == [0, 100]
     assert source.frame(0).camera == CAMERA
     assert_depth(source, 0, 1.0)
@@ -190,7 +194,7 @@ def labels(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("lengths", ["z", "ray"])
 def test_labelled_pixels(labels, lengths):
     source = opened(labels, lengths=lengths)
-    assert list(source.stamps) == [0, 10**9, 2 * 10**9]
+    assert list(source.stamps) == [10**9, 2 * 10**9, 3 * 10**9]
     assert [source.frame(i).image[0, 0, 0] for i in (2, 0)] == [2, 0]
     assert source.frame(1).camera == CAMERA
     depth = source.truth(1).depth
@@ -265,3 +269,23 @@ def test_what_is_no_label_file_is_refused(tmp_path, content, message):
 def test_folder_of_labels_names_them(labels):
     with pytest.raises(SourceError, match=r"its labels can be: .*val.jsonl"):
         opened(labels.parent)
+
+
+# ------------------------------------------------------------------------------------------- through the commands
+
+
+def test_labelled_pixels_are_perceived_and_evaluated(labels, tmp_path):
+    words = ["--set", "vlm.test_double=test_offline_datasets:two_metres", "--set", "node.tasks=[depth]"]
+    assert vlm3("run", labels, "--out", tmp_path / "out", "--lengths", "z", *words, "--set", "depth.answer=z") == 0
+    assert vlm3("evaluate", tmp_path / "out") == 0
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    # Two metres everywhere, of labels 2 and 3, 3 and 4, 4 and 5: one of six is right.
+    assert (found["depth"]["frames"], found["depth"]["pixels"]) == (3, 6)
+    assert found["depth"]["delta1"] == pytest.approx(1 / 6)
+    assert found["depth"]["abs_rel"] == pytest.approx(np.mean([0, 1 / 3, 1 / 3, 1 / 2, 1 / 2, 3 / 5]), abs=0.01)
+
+
+def two_metres() -> Scripted:
+    """Sees two metres everywhere, through the focal length of CAMERA."""
+    seen = unified(CAMERA, depth.FOCAL, CameraConfig().max_tokens)
+    return Scripted(lambda question: Answer(depth.answer(2.0 / metric_scale(seen, depth.FOCAL)), 1.0))

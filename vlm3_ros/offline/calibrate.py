@@ -85,7 +85,7 @@ def asked(source: Source, config: Config, models: Models, frames: int) -> Answer
     config = config.updated({"depth.answer": "z", "depth.scale": 1.0})  # so that nothing is taken out of the answers
     answers, rng = Answers(), np.random.default_rng(0)
     count = len(source.stamps)
-    indices = np.linspace(0, count - 1, min(frames, count)).round().astype(int)
+    indices = np.linspace(0, count - 1, min(max(frames, 0), count)).round().astype(int)
     with Progress(0, len(indices)) as progress:
         for done, index in enumerate(indices, 1):
             try:

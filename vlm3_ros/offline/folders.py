@@ -13,7 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlm3_ros.config import CameraConfig
-from vlm3_ros.offline.sources import Choices, DataSet, SourceError, Truth, read_frame, read_truth
+from vlm3_ros.offline.sources import (
+    Choices,
+    DataSet,
+    SourceError,
+    Truth,
+    made_up_stamps,
+    read_frame,
+    read_truth,
+)
 from vlm3_ros.perception import Frame
 
 IMAGE_FOLDERS = ("rgb", "color", "image", "images")
@@ -37,7 +45,7 @@ class FolderSource(DataSet):
 
     @property
     def stamps(self) -> Sequence[int]:
-        return range(0, len(self._order) * 10**9, 10**9)
+        return made_up_stamps(len(self._order))
 
     def frame(self, index: int) -> Frame:
         path = self._images[self._order[index]]

@@ -25,6 +25,7 @@ from vlm3_ros.offline.sources import (
     FrameError,
     SourceError,
     Truth,
+    made_up_stamps,
     nanoseconds,
     read_frame,
     read_truth,
@@ -42,7 +43,9 @@ class ManifestSource(DataSet):
         path = folder / "manifest.json"
         try:
             manifest = json.loads(path.read_text())
-            stamped = [(_stamp(entry, i), entry) for i, entry in enumerate(manifest["frames"])]
+            frames = manifest["frames"]
+            made_up = made_up_stamps(len(frames))
+            stamped = [(_stamp(entry, stamp), entry) for entry, stamp in zip(frames, made_up, strict=True)]
             self._boxes = [_Box(box) for box in manifest.get("boxes", ())]
         except (ValueError, KeyError, TypeError) as error:
             raise SourceError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
@@ -93,5 +96,5 @@ def _pose(rows: list[list[float]]) -> np.ndarray:
     return T
 
 
-def _stamp(entry: dict[str, Any], index: int) -> int:
-    return nanoseconds(str(entry["stamp"])) if "stamp" in entry else index * 10**9
+def _stamp(entry: dict[str, Any], otherwise: int) -> int:
+    return nanoseconds(str(entry["stamp"])) if "stamp" in entry else otherwise

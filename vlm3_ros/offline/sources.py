@@ -165,6 +165,11 @@ def nearest(stamps: Sequence[int], stamp: int, within: int = SYNC_NS) -> int | N
     return best if best is not None and abs(stamps[best] - stamp) <= within else None
 
 
+def made_up_stamps(count: int) -> range:
+    """Stamps in nanoseconds of images that have none, one second apart; zero would mean that there is none."""
+    return range(10**9, (count + 1) * 10**9, 10**9)
+
+
 def nanoseconds(seconds: str) -> int:
     """A stamp in seconds as text, exactly."""
     return int(Decimal(seconds) * 10**9)
