@@ -90,6 +90,7 @@ def find_planes(depth: np.ndarray, camera: Camera) -> list[np.ndarray]:
     """
     height, width = depth.shape
     coarse = camera.resized(min(width, COARSE), max(1, round(height * min(1.0, COARSE / width))))
+    all_points = _points(depth, camera)
     points = _points(cv2.resize(depth, coarse.size, interpolation=cv2.INTER_NEAREST_EXACT), coarse)
     free, rng = np.isfinite(points[..., 2]), np.random.default_rng(0)
     found: list[np.ndarray] = []
@@ -100,7 +101,7 @@ def find_planes(depth: np.ndarray, camera: Camera) -> list[np.ndarray]:
             break
         free = free & ~part
         whole = cv2.resize(part.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT) > 0
-        found.append(whole & (np.abs(_points(depth, camera) @ m - 1.0) < TOLERANCE))
+        found.append(whole & (np.abs(all_points @ m - 1.0) < TOLERANCE))
     return found
 
 
