@@ -91,6 +91,6 @@ setup(
     distclass=PackageWithMessages,
     python_requires=">=3.10",
     install_requires=requirements("core"),
-    extras_require={extra: requirements(extra) for extra in ("vlm", "offline", "report", "test")},
+    extras_require={extra: requirements(extra) for extra in ("vlm", "offline", "report", "scale", "test")},
     entry_points={"console_scripts": ["vlm3 = vlm3_ros.cli:main", "vlm3_node = vlm3_ros.ros.node:main"]},
 )

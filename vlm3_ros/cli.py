@@ -25,10 +25,20 @@ def main() -> int:
     demo.set_defaults(run=_demo)
 
     run = commands.add_parser("run", help="perceive every frame of a bag or data set, without ROS; stops and goes on")
-    run.add_argument("source", type=Path, help="ROS 2 bag, data set folder, file of labelled pixels, or: simulated")
-    run.add_argument("--out", type=Path, required=True, help="folder for bag, trajectory, settings and timings")
+    run.add_argument(
+        "source", type=Path, nargs="+", help="ROS 2 bag, data set folder, file of labelled pixels, or: simulated"
+    )
+    run.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for bag, trajectory, settings and timings; with several sources one folder in it for each",
+    )
     run.add_argument("--depth-png", action="store_true", help="write depth as 16-bit PNG files in millimetres too")
     _add_settings(run)
+    run.add_argument("--workers", type=int, default=0, help="processes that share the sources out, on Ray")
+    run.add_argument("--cluster", default="", metavar="ADDRESS", help="of a running Ray cluster, for the workers")
+    run.add_argument("--gpus-per-worker", type=float, metavar="N", help="default: 1 where Ray finds GPUs")
     _add_choices(run)
     run.set_defaults(run=_run)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from argparse import Namespace
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -12,44 +13,33 @@ from typing import Any
 
 from vlm3_ros.config import Config, ConfigError
 from vlm3_ros.offline import calibrate as calibration
-from vlm3_ros.offline import published, settings
+from vlm3_ros.offline import published, scale, settings
 from vlm3_ros.offline.benchmark import AS_PUBLISHED, TASKS, Benchmark
 from vlm3_ros.offline.compare import Comparison
 from vlm3_ros.offline.evaluate import measure, table
 from vlm3_ros.offline.evaluated import Evaluated
+from vlm3_ros.offline.job import Job, Outcome, Worker, jobs_for
 from vlm3_ros.offline.labels import LabelFile
 from vlm3_ros.offline.moments import Moments
 from vlm3_ros.offline.opening import full_name, open_source
-from vlm3_ros.offline.results import Results, RunError, read_description, write_json, write_whole
-from vlm3_ros.offline.run import Run, output_topics
-from vlm3_ros.offline.sources import Choices, Source, SourceError
+from vlm3_ros.offline.results import RunError, read_description, write_json
+from vlm3_ros.offline.sources import Choices, SourceError
 from vlm3_ros.vlm import ModelError
 from vlm3_ros.vlm.factory import models_for
 
 
 def run(arguments: Namespace) -> int:
-    """Perceive a recording; returns the exit status: 0 if anything was perceived, 130 if interrupted."""
+    """Perceive recordings; returns the exit status: 0 if anything was perceived of each, 130 if interrupted."""
     logging.basicConfig(level=logging.WARNING, format="vlm3 run: %(message)s")
-    out: Path = arguments.out
     try:
         config = settings.read_config(arguments.config, arguments.set)
-        choices = Choices(**_given(arguments))
-        source = open_source(arguments.source, choices, config.camera)
-        results = Results(out, _description(arguments, choices, config, source), output_topics(config))
-        if results.finished:
-            print(f"{results.bag} is complete already")
-            return 0
-        write_whole(out / "config.yaml", settings.to_yaml(config).encode())
-        with closing(results), closing(models_for(config)) as models:
-            Run(source, config, models, results, arguments.depth_png)()
-    except (ConfigError, SourceError, RunError) as error:
+        jobs = jobs_for(arguments.source, arguments.out, Choices(**_given(arguments)), arguments.depth_png)
+        return max([_summary(outcome, len(jobs)) for outcome in _outcomes(arguments, jobs, config)])
+    except (ConfigError, RunError) as error:
         return _failed("run", error)
-    except (ModelError, OSError) as error:
-        return _failed("run", f"{error}\nWhat was perceived is kept: the same command goes on with the next frame.")
     except KeyboardInterrupt:
         print("vlm3 run: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
-    return _summary(results)
 
 
 def evaluate(arguments: Namespace) -> int:
@@ -151,14 +141,25 @@ def benchmark(arguments: Namespace) -> int:
     return 0
 
 
-def _summary(results: Results) -> int:
-    total = results.perceived + results.lost
-    print(f"{results.perceived} of {total} frames perceived: {results.bag}")
-    if results.lost:
+def _outcomes(arguments: Namespace, jobs: Sequence[Job], config: Config) -> Iterator[Outcome]:
+    if arguments.workers:
+        yield from scale.perceived(jobs, config, arguments.workers, arguments.cluster, arguments.gpus_per_worker)
+    else:
+        with closing(Worker(config)) as worker:
+            yield from map(worker.perceive, jobs)
+
+
+def _summary(outcome: Outcome, jobs: int) -> int:
+    """Say what became of one of so many jobs; returns its exit status."""
+    if outcome.failure:
+        return _failed("run", f"{outcome.out.name}: {outcome.failure}" if jobs > 1 else outcome.failure)
+    total = outcome.perceived + outcome.lost
+    print(f"{outcome.perceived} of {total} frames perceived: {outcome.out / 'bag'}")
+    if outcome.lost:
         print(
-            f"{results.lost} of {total} could not be used, the first because: {results.first_error}", file=sys.stderr
+            f"{outcome.lost} of {total} could not be used, the first because: {outcome.first_error}", file=sys.stderr
         )
-    return 0 if results.perceived else 1
+    return 0 if outcome.perceived else 1
 
 
 def _given(arguments: Namespace) -> dict[str, Any]:
@@ -170,17 +171,6 @@ def _given(arguments: Namespace) -> dict[str, Any]:
 def _choices(written: dict[str, Any]) -> Choices:
     """From what JSON makes of them."""
     return Choices(**{**written, "intrinsics": tuple(written["intrinsics"])})
-
-
-def _description(arguments: Namespace, choices: Choices, config: Config, source: Source) -> dict[str, Any]:
-    """What makes this run another one than others."""
-    return {
-        "source": full_name(arguments.source),
-        "images": len(source.stamps),
-        "choices": {**asdict(choices), "intrinsics": list(choices.intrinsics)},
-        "depth_png": arguments.depth_png,
-        "settings": settings.to_parameters(config),
-    }
 
 
 def _failed(command: str, error: object) -> int:

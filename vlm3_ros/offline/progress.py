@@ -13,7 +13,8 @@ LOG_S = 30.0  # between lines in a file
 class Progress:
     """A line that is written over in a terminal, and one now and then in a file."""
 
-    def __init__(self, done: int, total: int):
+    def __init__(self, done: int, total: int, name: str = ""):
+        self._name = f"{name}: " if name else ""
         self._before, self._total = done, total
         self._done = done
         self._start = self._last = time.monotonic()
@@ -40,7 +41,7 @@ class Progress:
     def _write(self) -> None:
         text = line(self._done, self._total, self._done - self._before, time.monotonic() - self._start)
         start, end = ("\r\x1b[K", "") if self._terminal else ("", "\n")
-        print(f"{start}{text}", end=end, file=sys.stderr, flush=True)
+        print(f"{start}{self._name}{text}", end=end, file=sys.stderr, flush=True)
 
 
 def line(done: int, total: int, new: int, seconds: float) -> str:

@@ -51,7 +51,7 @@ class Run:
         """Perceive all frames that are not done yet, and complete the bag. Raises ModelError."""
         done, total = self._results.perceived + self._results.lost, len(self._source.stamps)
         self._resume(self._results.state)
-        with Progress(done, total) as progress:
+        with Progress(done, total, self._results.folder.name) as progress:
             for index in range(done, total):
                 record, messages = self._perceived(index)
                 self._results.add(record, messages, self._state())
