@@ -51,6 +51,13 @@ def test_recordings_of_one_name_are_refused(recordings, tmp_path, capsys):
     assert not (tmp_path / "all").exists()
 
 
+@pytest.mark.parametrize("workers", ["0", "-1", "two"])
+def test_no_worker_is_none(tmp_path, capsys, workers):
+    with pytest.raises(SystemExit):
+        vlm3("run", tmp_path, "--out", tmp_path / "out", "--workers", workers)
+    assert "is no number from 1 on" in capsys.readouterr().err
+
+
 def test_without_ray_it_is_said_what_to_install(recordings, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     assert vlm3("run", *recordings, "--out", tmp_path / "all", *SETTINGS, "--workers", 2) == 1

@@ -36,7 +36,9 @@ def main() -> int:
     )
     run.add_argument("--depth-png", action="store_true", help="write depth as 16-bit PNG files in millimetres too")
     _add_settings(run)
-    run.add_argument("--workers", type=int, default=0, help="processes that share the sources out, on Ray")
+    run.add_argument(
+        "--workers", type=_positive, default=0, metavar="N", help="processes that share the sources out, on Ray"
+    )
     run.add_argument("--cluster", default="", metavar="ADDRESS", help="of a running Ray cluster, for the workers")
     run.add_argument("--gpus-per-worker", type=float, metavar="N", help="default: 1 where Ray finds GPUs")
     _add_choices(run)
@@ -90,6 +92,12 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="one setting; may be repeated"
     )
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
 
 
 def _add_choices(command: argparse.ArgumentParser) -> None:
