@@ -118,6 +118,20 @@ def test_storage_and_compression(tmp_path, storage, compression):
     assert source.frame(1).camera == bags.CAMERA  # and back
 
 
+@pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
+def test_frames_in_any_order(tmp_path, rng, storage):
+    """Some were recorded at the same time, and the stamps are not in the order of recording."""
+    stamps = [START + i * SECOND // 10 for i in range(60)]
+    order = [i ^ 1 for i in range(60)]
+    entries = [("/camera/camera_info", START, bags.info(START))]
+    entries += [
+        ("/camera/image", START + 10**6 * (n // 3), bags.image(stamps[i], i + 1)) for n, i in enumerate(order)
+    ]
+    source = opened(bags.write(tmp_path / "bag", entries, storage))
+    for i in (*rng.permutation(60).tolist(), *range(60)):
+        assert int(source.frame(i).image[0, 0, 0]) == i + 1
+
+
 def test_split_bag_without_metadata(tmp_path):
     parts = [bags.write(tmp_path / f"part_{i}", bags.camera(STAMPS[i : i + 2])) for i in (0, 2)]
     (tmp_path / "bag").mkdir()

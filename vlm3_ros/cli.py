@@ -47,9 +47,7 @@ def main() -> int:
     evaluate = commands.add_parser("evaluate", help="compare what `vlm3 run` wrote with the truth of a recording")
     evaluate.add_argument("folder", type=Path, help="what --out was for `vlm3 run`")
     evaluate.add_argument("--truth", type=Path, help="recording with the truth (default: the one that was perceived)")
-    evaluate.add_argument("--true-depth", metavar="TOPIC", help="depth on the images, in their frame")
-    evaluate.add_argument("--true-poses", metavar="TOPIC", help="/tf, or one of nav_msgs/Odometry")
-    evaluate.add_argument("--true-objects", metavar="TOPIC", help="boxes in the camera's frame")
+    _add_truths(evaluate)
     _add_choices(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
@@ -80,11 +78,57 @@ def main() -> int:
     _add_settings(benchmark)
     benchmark.set_defaults(run=_benchmark)
 
+    _add_data(commands.add_parser("data", help="training data from recordings and simulated rooms"))
+
     settings = commands.add_parser("settings", help="print every setting with its default, as a ROS parameter file")
     settings.set_defaults(run=_settings)
 
     arguments = parser.parse_args()
     return arguments.run(arguments)
+
+
+def _add_data(data: argparse.ArgumentParser) -> None:
+    commands = data.add_subparsers(dest="data_command", required=True)
+
+    build = commands.add_parser("build", help="questions and right answers of all tasks; stops and goes on")
+    build.add_argument("source", nargs="+", help="recording with true depth and poses, or rooms:FIRST:COUNT")
+    build.add_argument("--out", type=Path, required=True, help="folder for the data set")
+    build.add_argument("--scene", default="", help="the place that all recordings show (default: each its own)")
+    build.add_argument("--depth", type=int, metavar="N", help="questions an image (160)")
+    build.add_argument("--matching", type=int, metavar="N", help="a pair and direction (64)")
+    build.add_argument("--objects", type=int, metavar="N", help="an image (16)")
+    build.add_argument("--labels", nargs="*", metavar="NAME", help="things to ask for; all that show must have boxes")
+    build.add_argument("--image-scale", type=float, metavar="S", help="of the protocol's image sizes (1)")
+    build.add_argument("--covisible", type=float, metavar="SHARE", help="least share a pair has in common (0.25)")
+    build.add_argument("--max-move", type=float, metavar="M", dest="max_move_m", help="metres between a pair (3)")
+    build.add_argument("--max-turn", type=float, metavar="DEG", dest="max_turn_deg", help="between a pair (60)")
+    build.add_argument(
+        "--range", type=float, nargs=2, metavar="M", dest="range_m", help="true depth from, to in metres (0.1 100)"
+    )
+    build.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    build.add_argument(
+        "--workers", type=_positive, default=os.cpu_count(), metavar="N", help="processes (default: %(default)s)"
+    )
+    _add_settings(build)
+    _add_truths(build)
+    _add_choices(build)
+    build.set_defaults(run=_data)
+
+    show = commands.add_parser("show", help="statistics, and a picture with some of the questions")
+    show.add_argument("folder", type=Path, help="a data set")
+    show.add_argument("--picture", type=Path, help="(default: contact_sheet.png in the folder)")
+    show.set_defaults(run=_data)
+
+    check = commands.add_parser("check", help="what a mixture draws; fails if it trains on what it holds out")
+    check.add_argument("mixture", type=Path, help="YAML file")
+    check.set_defaults(run=_data)
+
+
+def _add_truths(command: argparse.ArgumentParser) -> None:
+    """Which topics are the truth where a bag has several."""
+    command.add_argument("--true-depth", metavar="TOPIC", help="depth on the images, in their frame")
+    command.add_argument("--true-poses", metavar="TOPIC", help="/tf, or one of nav_msgs/Odometry")
+    command.add_argument("--true-objects", metavar="TOPIC", help="boxes in the camera's frame")
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:
@@ -151,6 +195,12 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     from vlm3_ros.offline.commands import benchmark
 
     return benchmark(arguments)
+
+
+def _data(arguments: argparse.Namespace) -> int:
+    from vlm3_ros.learn.data_commands import COMMANDS
+
+    return COMMANDS[arguments.data_command](arguments)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

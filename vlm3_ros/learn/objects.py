@@ -15,6 +15,7 @@ from vlm3_ros.tasks import objects
 MARGIN = 0.15  # relative; comparisons closer than this are not asked
 APART_M = 0.15  # comparisons of places closer than this are not asked
 AHEAD = np.array([0.0, 0.0, 1.0])  # the camera's axis
+MIN_LEVEL = 0.3  # length of that axis along the floor, below which "away from the camera" is no direction
 
 
 def about_regions(
@@ -36,12 +37,13 @@ def about_regions(
 
 
 def _all(regions: Sequence[Region], size: tuple[int, int], scale: float) -> Iterator[tuple[str, Exchange]]:
-    """Every question that has a clear answer, with its kind."""
-    names = [_reference(region, size) for region in regions]
-    for a, of_a in zip(names, regions, strict=True):
+    """Every question that has a clear answer, with its kind; none about two regions that are written the same."""
+    references = [_reference(region, size) for region in regions]
+    clear = {ref: region for ref, region in zip(references, regions, strict=True) if references.count(ref) == 1}
+    for a, of_a in clear.items():
         for kind, value in (("width", _width(of_a.box)), ("height", of_a.box.size[2])):
             yield kind, _exchange(objects.length(kind, a), objects.length_answer(kind, value / scale, a))
-        for b, of_b in zip(names, regions, strict=True):
+        for b, of_b in clear.items():
             if of_a is not of_b:
                 yield from _about_two(a, of_a.box, b, of_b.box, scale)
 
@@ -61,7 +63,7 @@ def _about_two(
         metres = float(np.linalg.norm(part)) / scale
         if metres >= 0.005:
             yield kind, _exchange(objects.length(kind, a, b), objects.length_answer(kind, metres, a, b))
-    if np.linalg.norm(level) > APART_M:
+    if np.linalg.norm(level) > APART_M and np.linalg.norm(_ahead(up)) > MIN_LEVEL:
         yield "direction", _exchange(objects.direction(a, b), objects.direction_answer(a, b, _clock(level, up)))
 
 
@@ -81,10 +83,15 @@ def _width(box: Box3D) -> float:
 
 def _clock(level: np.ndarray, up: np.ndarray) -> int:
     """The direction of a horizontal offset [3] in hours: 12 is away from the camera, 3 to the right."""
-    ahead = AHEAD - up * (AHEAD @ up)
+    ahead = _ahead(up)
     right = np.cross(ahead, up)
     hours = math.atan2(level @ right, level @ ahead) / (2 * math.pi) * 12
     return round(hours) % 12 or 12
+
+
+def _ahead(up: np.ndarray) -> np.ndarray:
+    """The part of the camera's axis [3] along the floor; its length is the cosine of the camera's pitch."""
+    return AHEAD - up * (AHEAD @ up)
 
 
 def _clearly(difference: float, margin: float) -> bool | None:
@@ -96,8 +103,24 @@ def _ratio(of: Callable[[Box3D], float], sign: int) -> Callable[[Box3D, Box3D], 
     return lambda a, b: _clearly(sign * math.log(of(a) / of(b)), MARGIN)
 
 
-def _along(axis: int, sign: int) -> Callable[[Box3D, Box3D], bool | None]:
-    return lambda a, b: _clearly(sign * (a.center[axis] - b.center[axis]), APART_M)
+def _agreed(*ways: Callable[[Box3D], float], sign: int) -> Callable[[Box3D, Box3D], bool | None]:
+    """Two ways to say it, of which the first has to differ by APART_M: where they disagree it is not asked."""
+
+    def compare(a: Box3D, b: Box3D) -> bool | None:
+        first, second = (sign * (of(a) - of(b)) for of in ways)
+        return _clearly(first, APART_M) if first * second > 0.0 else None
+
+    return compare
+
+
+def _right(sign: int) -> Callable[[Box3D, Box3D], bool | None]:
+    """In metres to the right, and as seen by the viewer: one farther away may be left in the image all the same."""
+    return _agreed(lambda box: float(box.center[0]), lambda box: float(box.center[0] / box.center[2]), sign=sign)
+
+
+def _behind(sign: int) -> Callable[[Box3D, Box3D], bool | None]:
+    """Along the camera's axis, and in distance from the camera."""
+    return _agreed(lambda box: float(box.center[2]), lambda box: float(np.linalg.norm(box.center)), sign=sign)
 
 
 def _higher(sign: int) -> Callable[[Box3D, Box3D], bool | None]:
@@ -107,14 +130,14 @@ def _higher(sign: int) -> Callable[[Box3D, Box3D], bool | None]:
 COMPARE: dict[str, Callable[[Box3D, Box3D], bool | None]] = {
     "above": _higher(1),
     "below": _higher(-1),
-    "left": _along(0, -1),
-    "right": _along(0, 1),
+    "left": _right(-1),
+    "right": _right(1),
     "bigger": _ratio(Box3D.volume, 1),
     "smaller": _ratio(Box3D.volume, -1),
     "taller": _ratio(lambda box: float(box.size[2]), 1),
     "shorter": _ratio(lambda box: float(box.size[2]), -1),
     "wider": _ratio(_width, 1),
     "thinner": _ratio(_width, -1),
-    "behind": _along(2, 1),
-    "front": _along(2, -1),
+    "behind": _behind(1),
+    "front": _behind(-1),
 }

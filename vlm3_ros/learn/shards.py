@@ -1,6 +1,6 @@
 """Training data on disk: tar files of records, each a few images of one scene with all samples made from them.
 
-    data/sim/manifest.json        what it is and what is in it
+    data/sim/manifest.json        what it is, what is in it and what was left out, and a list of the records
     data/sim/shard-00000.tar      <record>.0.jpg, <record>.1.jpg, …, <record>.json.gz
 
 A shard appears under its name when it is whole, so an interrupted build goes on with the shards that are missing. The
@@ -13,9 +13,11 @@ import gzip
 import io
 import json
 import tarfile
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -89,17 +91,20 @@ class DataSet:
         self.folder = folder
         try:
             self.manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
-            self._shards = [_Shard(folder / name) for name in self.manifest["shards"]]
+            shards = [_Shard(folder / name) for name in self.manifest["shards"]]
+            self._records = [(shard, record) for shard in shards for record in self._described(shard)]
+            self._ends = list(accumulate(record["samples"] for _, record in self._records))
         except (OSError, ValueError, KeyError, tarfile.TarError) as error:
-            raise DataError(f"{folder} is no training data made by `vlm3 data`: {error}") from error
-        self._where = [(shard, record, i) for shard in self._shards for record, n in shard.counts() for i in range(n)]
+            raise DataError(f"{folder} is no training data made by `vlm3 data build`: {error}") from error
 
     def __len__(self) -> int:
-        return len(self._where)
+        return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, index: int) -> Sample:
-        shard, record, i = self._where[index]
-        return shard.sample(record, i)
+        index = range(len(self))[index]
+        which = bisect_right(self._ends, index)
+        shard, record = self._records[which]
+        return shard.sample(record["key"], index - (self._ends[which] - record["samples"]))
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[i] for i in range(len(self)))
@@ -109,21 +114,42 @@ class DataSet:
         """The fraction of the protocol's image sizes that it was made for."""
         return float(self.manifest["image_scale"])
 
+    @cached_property
+    def scenes(self) -> dict[str, list[int]]:
+        """The samples of each scene, by their index."""
+        found: dict[str, list[int]] = {}
+        for (_, record), end in zip(self._records, self._ends, strict=True):
+            found.setdefault(record["scene"], []).extend(range(end - record["samples"], end))
+        return found
+
+    @property
+    def pictures(self) -> dict[str, set[str]]:
+        """The fingerprints of the pictures of each scene; empty for data sets of before there were any."""
+        found: dict[str, set[str]] = {}
+        for _, record in self._records:
+            found.setdefault(record["scene"], set()).update(record.get("pictures", ()))
+        return found
+
+    def _described(self, shard: _Shard) -> list[dict[str, Any]]:
+        """Key, scene and number of samples of each record; without a list of them the shard itself is read."""
+        if "records" not in self.manifest:
+            return list(shard.described())
+        shard.path.stat()  # a shard that is missing is missed now, not in the middle of a training
+        return self.manifest["records"][shard.path.name]
+
 
 class _Shard:
     """One tar file, read record by record wherever asked."""
 
     def __init__(self, path: Path):
-        self._path = path
-        with tarfile.open(path) as tar:
-            self._members = {entry.name: (entry.offset_data, entry.size) for entry in tar}
+        self.path = path
 
-    def counts(self) -> Iterator[tuple[str, int]]:
-        """Every record with its number of samples."""
+    def described(self) -> Iterator[dict[str, Any]]:
+        """Every record that holds any, with its scene and number of samples."""
         for name in self._members:
-            if name.endswith(".json.gz"):
-                key = name.removesuffix(".json.gz")
-                yield key, len(self._record(key))
+            key = name.removesuffix(".json.gz")
+            if key != name and (samples := self._record(key)):
+                yield {"key": key, "samples": len(samples), "scene": samples[0]["scene"]}
 
     def sample(self, record: str, index: int) -> Sample:
         entry = self._record(record)[index]
@@ -138,14 +164,20 @@ class _Shard:
     def _record(self, key: str) -> list[dict[str, Any]]:
         return json.loads(gzip.decompress(self._read(f"{key}.json.gz")))["samples"]
 
+    @cached_property
+    def _members(self) -> dict[str, tuple[int, int]]:
+        """Where in the file the data of each member begins, and how many bytes it has."""
+        with tarfile.open(self.path) as tar:
+            return {entry.name: (entry.offset_data, entry.size) for entry in tar}
+
     def _image(self, name: str) -> np.ndarray:
         image = cv2.imdecode(np.frombuffer(self._read(name), np.uint8), cv2.IMREAD_COLOR)
         if image is None:
-            raise DataError(f"{name} in {self._path} is no image: build this shard again")
+            raise DataError(f"{name} in {self.path} is no image: build this shard again")
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
     def _read(self, name: str) -> bytes:
         offset, size = self._members[name]
-        with self._path.open("rb") as file:
+        with self.path.open("rb") as file:
             file.seek(offset)
             return file.read(size)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from typing import Any
 
 import numpy as np
 
 from vlm3_ros.camera import Camera
 from vlm3_ros.geometry.box3d import Box3D
-from vlm3_ros.learn.groups import Group
-from vlm3_ros.learn.questions import covisibility
+from vlm3_ros.learn.groups import MIN_COVISIBLE, NO_OVERLAP, Group
 from vlm3_ros.learn.sample import Known, Region
+from vlm3_ros.learn.views import covisibility
 from vlm3_ros.perception import Frame
 from vlm3_ros.sim import Rendering, Room, random_room, render, viewpoint, visible_boxes
 from vlm3_ros.sim.path import pose
@@ -22,7 +24,6 @@ MIN_PIXELS = 80  # a thing that shows less is not asked about
 MIN_VISIBLE = 0.25  # of its outline
 MOVE_M = (0.03, 0.9)  # between the two pictures of a pair, log-uniform
 TURN_DEG = 12.0  # standard deviation of yaw between them
-MIN_COVISIBLE = 0.25  # pairs that share less are outside the protocol's range
 _TRIES = 10
 _FRAME_NS = 1_000_000_000
 
@@ -34,6 +35,11 @@ class SimulatedRooms:
 
     def __init__(self, first: int, count: int):
         self._first, self._count = first, count
+        self.left_out: Counter[str] = Counter()
+
+    @property
+    def description(self) -> dict[str, Any]:
+        return {"rooms": [self._first, self._count]}
 
     def __len__(self) -> int:
         return self._count
@@ -48,7 +54,7 @@ class SimulatedRooms:
             first = _picture(room, camera, viewpoint(room, rng), rng, len(group.frames))
             second = _moved(room, first, rng, len(group.frames) + 1)
             if second is None:
-                group.left_out["no overlap"] += 1
+                group.left_out[NO_OVERLAP] += 1
                 group.frames.append(first)
             else:
                 group.pairs.append((len(group.frames), len(group.frames) + 1))

@@ -33,7 +33,7 @@ def run(arguments: Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="vlm3 run: %(message)s")
     try:
         config = settings.read_config(arguments.config, arguments.set)
-        jobs = jobs_for(arguments.source, arguments.out, Choices(**_given(arguments)), arguments.depth_png)
+        jobs = jobs_for(arguments.source, arguments.out, Choices(**given(arguments)), arguments.depth_png)
         return max([_summary(outcome, len(jobs)) for outcome in _outcomes(arguments, jobs, config)])
     except (ConfigError, RunError) as error:
         return _failed("run", error)
@@ -50,7 +50,7 @@ def evaluate(arguments: Namespace) -> int:
         about = read_description(folder)
         config = Config().updated(about["settings"])
         truth = arguments.truth or Path(about["source"])
-        choices = replace(_choices(about["choices"]), **_given(arguments))
+        choices = replace(_choices(about["choices"]), **given(arguments))
         found = measure(Moments(folder, open_source(truth, choices, config.camera)))
     except (ConfigError, SourceError, RunError) as error:
         return _failed("evaluate", error)
@@ -95,7 +95,7 @@ def calibrate(arguments: Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="vlm3 calibrate: %(message)s")
     try:
         config = settings.read_config(arguments.config, arguments.set).updated({"node.tasks": ["depth"]})
-        source = open_source(arguments.source, Choices(**_given(arguments)), config.camera)
+        source = open_source(arguments.source, Choices(**given(arguments)), config.camera)
         models = models_for(config)
         try:
             answers = calibration.asked(source, config, models, arguments.frames)
@@ -162,7 +162,7 @@ def _summary(outcome: Outcome, jobs: int) -> int:
     return 0 if outcome.perceived else 1
 
 
-def _given(arguments: Namespace) -> dict[str, Any]:
+def given(arguments: Namespace) -> dict[str, Any]:
     """The fields of Choices that the command line names."""
     named = {f.name: getattr(arguments, f.name, None) for f in fields(Choices)}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in named.items() if value}

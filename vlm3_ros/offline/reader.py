@@ -6,6 +6,7 @@ in every distribution of ROS 2, and so a broken or unknown definition of another
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import itertools
 import logging
@@ -25,6 +26,8 @@ from vlm3_ros.offline.sources import FrameError, SourceError
 from vlm3_ros.offline.types import typestore
 
 log = logging.getLogger(__name__)
+
+SKIPPED = 8  # messages that are rather read in vain than looked for
 
 
 class BagReader:
@@ -50,9 +53,13 @@ class BagReader:
         """Close all files."""
         self._stack.close()
 
-    def raw(self, topic: str) -> Iterator[tuple[int, bytes]]:
-        """Time of recording in nanoseconds and serialized message, in the order of recording."""
-        yield from heapq.merge(*(self._of_file(reader, topic) for reader in self._readers), key=lambda m: m[0])
+    def raw(self, topic: str, start: int | None = None) -> Iterator[tuple[int, bytes]]:
+        """Time of recording in nanoseconds and serialized message, in the order of recording.
+
+        ``start``: the first time of recording that is wanted; what is before it is skipped without being read.
+        """
+        files = (self._of_file(reader, topic, start) for reader in self._readers)
+        yield from heapq.merge(*files, key=lambda message: message[0])
 
     def messages(self, topic: str) -> Iterator[tuple[int, Any]]:
         """Time of recording in nanoseconds and message; those that cannot be read are left out, and said."""
@@ -96,24 +103,26 @@ class BagReader:
             log.warning("%s cannot be read: %s%s", file, error, hint)
             return None
 
-    def _of_file(self, reader: Reader, topic: str) -> Iterator[tuple[int, bytes]]:
+    def _of_file(self, reader: Reader, topic: str, start: int | None) -> Iterator[tuple[int, bytes]]:
         connections = [c for c in reader.connections if c.topic == topic]
         if not connections:
             return
         try:
-            for _, time, data in reader.messages(connections):
+            for _, time, data in reader.messages(connections, start):
                 yield time, compression.message(bytes(data))
         except Exception as error:
             log.warning("%s: %s cannot be read to its end: %s", reader.path, topic, error)
 
 
 class Series:
-    """The messages with a header of one topic in the order of their stamps; cheap when asked one after the other."""
+    """The messages with a header of one topic in the order of their stamps; cheapest one after the other."""
 
     def __init__(self, bag: BagReader, topic: str):
         self._bag, self.topic = bag, topic
         order, unstamped = [], 0
+        self._times: list[int] = []  # of recording, by position
         for position, (time, raw) in enumerate(bag.raw(topic)):
+            self._times.append(time)
             stamp = _header_stamp(raw)
             unstamped += not stamp
             order.append((stamp or time, position))
@@ -130,8 +139,10 @@ class Series:
     def __getitem__(self, index: int) -> Any:
         """A message. Raises FrameError."""
         position = self._positions[index]
-        if position < self._next:
-            self._ahead, self._next = self._bag.raw(self.topic), 0
+        if not self._next <= position <= self._next + SKIPPED:
+            start = self._times[position]
+            self._next = bisect.bisect_left(self._times, start)
+            self._ahead = self._bag.raw(self.topic, start)
         _, raw = next(itertools.islice(self._ahead, position - self._next, None))
         self._next = position + 1
         return self._bag.message(self.topic, raw)

@@ -1,0 +1,123 @@
+"""The commands `vlm3 data build`, `show` and `check`, from parsed arguments to files."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from argparse import Namespace
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from vlm3_ros.config import Config, ConfigError
+from vlm3_ros.learn.build import Plan, build
+from vlm3_ros.learn.compose import Amounts
+from vlm3_ros.learn.groups import Groups, Several
+from vlm3_ros.learn.mixture import Mixture
+from vlm3_ros.learn.recording import Recording
+from vlm3_ros.learn.shards import DataError, DataSet
+from vlm3_ros.learn.sheet import contact_sheet
+from vlm3_ros.learn.simulated import SimulatedRooms
+from vlm3_ros.learn.statistics import report
+from vlm3_ros.learn.survey import Rules
+from vlm3_ros.offline.commands import given
+from vlm3_ros.offline.progress import Progress
+from vlm3_ros.offline.settings import read_config
+from vlm3_ros.offline.sources import Choices, SourceError
+
+ROOMS = "rooms"  # rooms:FIRST:COUNT
+
+
+def _build(arguments: Namespace) -> int:
+    """Make a data set; returns the exit status: 0 if it is complete, 130 if interrupted."""
+    logging.basicConfig(level=logging.WARNING, format="vlm3 data build: %(message)s")
+    try:
+        config = read_config(arguments.config, arguments.set)
+        sources = [_source(name, arguments, config) for name in arguments.source]
+        plan = Plan(
+            sources[0] if len(sources) == 1 else Several(sources), _amounts(arguments, config), arguments.seed
+        )
+        with Progress(0, plan.shards, things="shards") as progress:
+            build(plan, arguments.out, arguments.workers, lambda done, of: progress(done))
+    except (ConfigError, SourceError, DataError) as error:
+        return _failed("build", error)
+    except KeyboardInterrupt:
+        print("vlm3 data build: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    print(f"{len(DataSet(arguments.out))} samples in {arguments.out}: `vlm3 data show {arguments.out}` shows them")
+    return 0
+
+
+def _show(arguments: Namespace) -> int:
+    """Print what a data set holds and draw some of it; returns the exit status."""
+    picture: Path = arguments.picture or arguments.folder / "contact_sheet.png"
+    try:
+        data = DataSet(arguments.folder)
+        print(report(data))
+        if not cv2.imwrite(str(picture), contact_sheet(data)[..., ::-1]):
+            raise DataError(f"{picture} cannot be written: name another file with --picture")
+    except (DataError, cv2.error) as error:
+        return _failed("show", error)
+    print(f"\n{picture}")
+    return 0
+
+
+def _check(arguments: Namespace) -> int:
+    """Tell what a mixture draws, or why it must not be used; returns the exit status."""
+    try:
+        mixture = Mixture(arguments.mixture)
+    except DataError as error:
+        return _failed("check", error)
+    total = sum(part.weight for part in mixture.sources)
+    print(f"{'data set':<32}{'drawn':>8}{'samples':>10}{'held out':>10}{'scenes':>8}{'held out':>10}")
+    for part in mixture.sources:
+        print(
+            f"{part.data.folder.name:<32}{part.weight / total:>8.1%}{len(part.train):>10}{len(part.test):>10}"
+            f"{len(part.data.scenes) - len(part.held_out):>8}{len(part.held_out):>10}"
+        )
+    print("No scene and no picture is both trained on and held out.")
+    return 0
+
+
+def _source(name: str, arguments: Namespace, config: Config) -> Groups:
+    kind, *numbers = name.split(":")
+    if kind == ROOMS:
+        if len(numbers) != 2 or not all(number.isdecimal() for number in numbers) or not int(numbers[1]):
+            raise SourceError(f"{name!r} names no rooms: {ROOMS}:FIRST:COUNT does, such as {ROOMS}:0:3000")
+        return SimulatedRooms(*map(int, numbers))
+    rules = Rules(**_named(Rules, arguments))
+    choices = Choices(**given(arguments))
+    return Recording(Path(name), choices, config.camera, rules, arguments.scene, arguments.seed, _Surveyed(name))
+
+
+class _Surveyed:
+    """Says how far the look at a recording is."""
+
+    def __init__(self, name: str):
+        self._name = name
+        self._progress: Progress | None = None
+
+    def __call__(self, done: int, of: int) -> None:
+        self._progress = self._progress or Progress(0, of, self._name)
+        self._progress(done)
+
+
+def _amounts(arguments: Namespace, config: Config) -> Amounts:
+    ray = config.depth.answer == "ray"
+    return Amounts(**_named(Amounts, arguments), max_tokens=config.camera.max_tokens, ray=ray)
+
+
+def _named(kind: type[Rules | Amounts], arguments: Namespace) -> dict[str, Any]:
+    """The fields of a dataclass that the command line names; the others have their defaults."""
+    named = {f.name: getattr(arguments, f.name, None) for f in fields(kind)}
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in named.items() if v is not None}
+
+
+def _failed(command: str, error: object) -> int:
+    print(f"vlm3 data {command}: {error}", file=sys.stderr)
+    return 1
+
+
+COMMANDS = {"build": _build, "show": _show, "check": _check}

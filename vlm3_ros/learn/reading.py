@@ -1,0 +1,82 @@
+"""From the texts of an exchange back to what they say, with the tasks' own parsers."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeVar
+
+from vlm3_ros.learn.sample import Exchange
+from vlm3_ros.tasks import Refusal, depth, grounding, matching, objects
+from vlm3_ros.tasks.grounding import Box2D
+
+T = TypeVar("T")
+
+
+def _pattern(prompt: str) -> re.Pattern[str]:
+    """For the questions made from a prompt; its fields become groups."""
+    parts = re.split(r"\{[a-z]+\}", prompt.replace("{{", "\0").replace("}}", "\1"))
+    return re.compile("(.+)".join(re.escape(p.replace("\0", "{").replace("\1", "}")) for p in parts))
+
+
+_PIXEL = {"depth": _pattern(depth.PROMPT), "matching": _pattern(matching.PROMPT)}
+_LABELS = _pattern(grounding.PROMPT)
+_REGION = re.compile(r"bounding box region \((\d+), (\d+), (\d+), (\d+)\)")
+_KINDS = {
+    **{kind: _pattern(text) for kind, text in {**objects.COMPARISONS, **objects.LENGTHS}.items()},
+    "direction": _pattern(objects.DIRECTION),
+}
+
+
+def pixel(exchange: Exchange) -> tuple[int, int]:
+    """The pixel reference that a question about depth or matching asks for."""
+    found = _PIXEL[exchange.task].fullmatch(exchange.question)
+    assert found is not None
+    return int(found[1]), int(found[2])
+
+
+def metres(exchange: Exchange) -> float:
+    """The answer to a question about depth."""
+    return _value(depth.parse(exchange.answer))
+
+
+def match(exchange: Exchange) -> tuple[float, float]:
+    """The pixel reference in the second image."""
+    return _value(matching.parse(exchange.answer))
+
+
+def boxes(exchange: Exchange) -> list[Box2D]:
+    """The boxes of a grounding answer."""
+    return _value(grounding.parse(exchange.answer, labels(exchange)))
+
+
+def labels(exchange: Exchange) -> list[str]:
+    """The names that a grounding question asks for."""
+    found = _LABELS.fullmatch(exchange.question)
+    assert found is not None
+    return found[1].split(", ")
+
+
+def regions(exchange: Exchange) -> list[objects.Region]:
+    """The regions in a question, in their order."""
+    return [(int(a), int(b), int(c), int(d)) for a, b, c, d in _REGION.findall(exchange.question)]
+
+
+def kind(exchange: Exchange) -> str:
+    """What an object question asks for: one of the COMPARISONS, the LENGTHS, or "direction"."""
+    return next(kind for kind, pattern in _KINDS.items() if pattern.fullmatch(exchange.question))
+
+
+def object_answer(exchange: Exchange) -> bool | float | int:
+    """Yes or no, metres, or hours on the clock, by the `kind`."""
+    asked = kind(exchange)
+    if asked in objects.COMPARISONS:
+        return _value(objects.parse_yes_no(exchange.answer))
+    if asked in objects.LENGTHS:
+        return _value(objects.parse_length(exchange.answer))
+    return _value(objects.parse_clock(exchange.answer))
+
+
+def _value(read: T | Refusal) -> T:
+    """What a right answer says; a refusal is a mistake of whoever wrote it."""
+    assert not isinstance(read, Refusal), read
+    return read
