@@ -157,6 +157,7 @@ def test_samples_come_back(made):
         for a, b in zip(written.pictures, read.pictures, strict=True):
             assert a.size == b.size
             assert np.abs(a.pixels.astype(float) - b.pixels).mean() < 3.0  # JPEG
+    assert list(data.exchanges()) == [sample.exchanges for sample in data]
     tasks = [e.task for s in data for e in s.exchanges]
     assert data.manifest["exchanges"] == {task: tasks.count(task) for task in sorted(set(tasks))}
     assert data.scenes.keys() == {"room000000", "room000001"}

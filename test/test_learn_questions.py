@@ -222,3 +222,15 @@ def test_pictures_are_shared_by_the_samples_of_a_group():
     record = compose(group, "key", Amounts(), np.random.default_rng(0))
     assert len(record.images) == 2
     assert {id(p.pixels) for s in record.samples for p in s.pictures} == {id(image) for image in record.images}
+
+
+def test_nothing_is_matched_to_where_rectification_left_the_image_black():
+    T = np.eye(4)
+    T[0, 3] = 0.2
+    a, b = wall(2.0, VGA, np.eye(4)), replace(wall(2.0, VGA, T), depth=None)
+    black = np.ones((480, 640), bool)
+    black[:, :320] = False
+    samples = composed(a, replace(b, frame=replace(b.frame, valid=black)), matching=200)
+    there = np.array([reading.match(e) for e in samples["0-1-matching"].exchanges])
+    assert len(there) == 200
+    assert there[:, 0].min() >= 499

@@ -39,8 +39,7 @@ def _build(arguments: Namespace) -> int:
         plan = Plan(
             sources[0] if len(sources) == 1 else Several(sources), _amounts(arguments, config), arguments.seed
         )
-        with Progress(0, plan.shards, things="shards") as progress:
-            build(plan, arguments.out, arguments.workers, lambda done, of: progress(done))
+        build(plan, arguments.out, arguments.workers, _Told(things="shards"))
     except (ConfigError, SourceError, DataError) as error:
         return _failed("build", error)
     except KeyboardInterrupt:
@@ -89,19 +88,21 @@ def _source(name: str, arguments: Namespace, config: Config) -> Groups:
         return SimulatedRooms(*map(int, numbers))
     rules = Rules(**_named(Rules, arguments))
     choices = Choices(**given(arguments))
-    return Recording(Path(name), choices, config.camera, rules, arguments.scene, arguments.seed, _Surveyed(name))
+    return Recording(Path(name), choices, config.camera, rules, arguments.scene, arguments.seed, _Told(name))
 
 
-class _Surveyed:
-    """Says how far the look at a recording is."""
+class _Told:
+    """Writes how far something is; what is done at the first call was done before."""
 
-    def __init__(self, name: str):
-        self._name = name
+    def __init__(self, name: str = "", things: str = "frames"):
+        self._name, self._things = name, things
         self._progress: Progress | None = None
 
     def __call__(self, done: int, of: int) -> None:
-        self._progress = self._progress or Progress(0, of, self._name)
+        self._progress = self._progress or Progress(done, of, self._name, self._things)
         self._progress(done)
+        if done == of:
+            self._progress.close()
 
 
 def _amounts(arguments: Namespace, config: Config) -> Amounts:

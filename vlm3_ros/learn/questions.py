@@ -16,6 +16,7 @@ from vlm3_ros.geometry import motion
 from vlm3_ros.learn.objects import about_regions
 from vlm3_ros.learn.sample import Exchange, Known, Region
 from vlm3_ros.learn.views import correspondences, depth_at, relative_pose
+from vlm3_ros.perception.sight import shown
 from vlm3_ros.tasks import depth, grounding, matching, pose
 
 MAX_METRES = 999.0  # three digits before the point
@@ -64,6 +65,7 @@ def matching_exchanges(
     references = references[rng.permutation(len(references))]
     pixels = seen_a.pixels_in(a.camera, from_references(references, size, matching.BINS))
     there, visible = correspondences(a, b, pixels)
+    visible[visible] = shown(b.frame, there[visible])
     chosen = np.flatnonzero(visible)[:count]
     to = to_references(b.camera.pixels_in(seen_b, there[chosen]), seen_b.size, matching.BINS).tolist()
     return [

@@ -44,6 +44,7 @@ class Recording:
         self._path, self._choices, self._settings, self._rules, self._seed = path, choices, settings, rules, seed
         frames = len(self._source.stamps)
         self._chosen, self.left_out = surveyed(self._source, rules, seed, lambda done: told(done, frames))
+        told(frames, frames)
 
     @property
     def description(self) -> dict[str, Any]:

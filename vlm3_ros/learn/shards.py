@@ -106,6 +106,11 @@ class DataSet:
         shard, record = self._records[which]
         return shard.sample(record["key"], index - (self._ends[which] - record["samples"]))
 
+    def exchanges(self) -> Iterator[tuple[Exchange, ...]]:
+        """Those of each sample in turn, without its pictures, which take the time."""
+        for shard, record in self._records:
+            yield from (shard.exchanges(record["key"], i) for i in range(record["samples"]))
+
     def __iter__(self) -> Iterator[Sample]:
         return (self[i] for i in range(len(self)))
 
@@ -157,8 +162,11 @@ class _Shard:
             entry["key"],
             entry["scene"],
             tuple(Picture(self._image(f"{record}.{i}.jpg"), (w, h)) for i, (w, h) in entry["pictures"]),
-            tuple(Exchange(*exchange) for exchange in entry["exchanges"]),
+            self.exchanges(record, index),
         )
+
+    def exchanges(self, record: str, index: int) -> tuple[Exchange, ...]:
+        return tuple(Exchange(*exchange) for exchange in self._record(record)[index]["exchanges"])
 
     @lru_cache(maxsize=8)  # noqa: B019  (as many shards as a data set has, and they live as long)
     def _record(self, key: str) -> list[dict[str, Any]]:

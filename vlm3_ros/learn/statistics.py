@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from vlm3_ros.learn import reading
-from vlm3_ros.learn.sample import Exchange, Sample
+from vlm3_ros.learn.sample import Exchange
 from vlm3_ros.learn.shards import DataSet
 from vlm3_ros.tasks import Refusal, matching, objects, pose
 
@@ -20,7 +19,7 @@ BARS = " ▁▂▃▄▅▆▇█"
 
 def report(data: DataSet) -> str:
     """Counts and distributions, for people."""
-    samples, exchanges, values = _counted(data)
+    samples, exchanges, values = _counted(data.exchanges())
     lines = [
         f"{data.folder}: {len(data)} samples of {len(data.scenes)} scenes, {exchanges.total()} questions",
         "",
@@ -36,22 +35,22 @@ def report(data: DataSet) -> str:
     return "\n".join(lines)
 
 
-def _counted(samples: Iterable[Sample]) -> tuple[Counter[str], Counter[str], dict[str, list[float]]]:
+def _counted(samples: Iterable[Sequence[Exchange]]) -> tuple[Counter[str], Counter[str], dict[str, list[float]]]:
     """Samples and questions by task, and the values in answers by what they mean."""
     by_task: Counter[str] = Counter()
     exchanges: Counter[str] = Counter()
     values: dict[str, list[float]] = defaultdict(list)
     for sample in samples:
-        by_task.update({exchange.task for exchange in sample.exchanges})
-        exchanges.update(exchange.task for exchange in sample.exchanges)
+        by_task.update({exchange.task for exchange in sample})
+        exchanges.update(exchange.task for exchange in sample)
         for name, value in _values(sample):
             values[name].append(value)
     return by_task, exchanges, values
 
 
-def _values(sample: Sample) -> Iterator[tuple[str, float]]:
+def _values(sample: Sequence[Exchange]) -> Iterator[tuple[str, float]]:
     """What the answers of a sample say."""
-    for exchange in sample.exchanges:
+    for exchange in sample:
         if exchange.task == "depth":
             yield "depth, m", reading.metres(exchange)
         elif exchange.task == "matching":
@@ -61,7 +60,7 @@ def _values(sample: Sample) -> Iterator[tuple[str, float]]:
             yield "boxes found at once", len(reading.boxes(exchange))
         elif exchange.task == "objects":
             yield _object_value(exchange)
-    motion = [exchange.answer for exchange in sample.exchanges if exchange.task == "pose"]
+    motion = [exchange.answer for exchange in sample if exchange.task == "pose"]
     if motion:
         answer = pose.parse(motion)
         assert not isinstance(answer, Refusal)
@@ -82,9 +81,3 @@ def _row(name: str, values: np.ndarray) -> str:
     heights = np.ceil(counts / counts.max() * (len(BARS) - 1)).astype(int)
     numbers = "".join(f"{q:>9.2f}" for q in (*quantiles, values.mean()))
     return f"  {name:<30}{len(values):>8}{numbers}   {''.join(BARS[h] for h in heights)}"
-
-
-def counts(data: DataSet) -> dict[str, Any]:
-    """Samples and questions by task."""
-    samples, exchanges, _ = _counted(data)
-    return {task: (samples[task], exchanges[task]) for task in exchanges}

@@ -28,15 +28,19 @@ class Progress:
             self._last = now
             self._write()
 
+    def close(self) -> None:
+        """Write how far it came in the end."""
+        self._write()
+        if self._terminal:
+            print(file=sys.stderr)
+
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._write()
-        if self._terminal:
-            print(file=sys.stderr)
+        self.close()
 
     def _write(self) -> None:
         seconds = time.monotonic() - self._start
