@@ -115,6 +115,24 @@ def test_depth_beyond_the_range_of_the_node_counts(tmp_path):
     assert result(labels, reply(lambda _: depth.answer(127.9)))["delta1"] == 1.0
 
 
+def test_interrupted_benchmark_says_so(tmp_path, capsys):
+    def interrupted(_: str) -> str:
+        raise KeyboardInterrupt
+
+    labels = written(tmp_path, "val.jsonl", ibims([3.0]))
+    assert benchmarked(labels, reply(interrupted), "--out", tmp_path / "new" / "result.json") == 130
+    assert capsys.readouterr().err.endswith("vlm3 benchmark: interrupted\n")
+    assert not (tmp_path / "new" / "result.json").exists()
+
+
+def test_numbers_are_written_where_there_was_no_folder(tmp_path, capsys):
+    labels, answers = written(tmp_path, "val.jsonl", ibims([3.0])), reply(lambda _: depth.answer(3.0))
+    assert benchmarked(labels, answers, "--out", tmp_path / "new" / "result.json") == 0
+    assert json.loads((tmp_path / "new" / "result.json").read_text())["result"]["delta1"] == 1.0
+    assert benchmarked(labels, answers, "--out", labels / "result.json") == 1
+    assert str(labels) in capsys.readouterr().err
+
+
 def test_published_coordinates_are_asked(tmp_path):
     # Of VLM³'s depth_labels.json: 1215x920, pixel (10, 488) is asked as (16, 1061), (710, 320) as (1169, 696).
     cv2.imwrite(str(tmp_path / "depth.png"), np.zeros((920, 1215, 3), np.uint8))

@@ -116,6 +116,14 @@ def test_narrow_view_cannot_tell(tmp_path, capsys):
     assert not settings.exists()
 
 
+def test_file_that_cannot_be_written_does_not_hide_what_was_found(tmp_path, capsys):
+    folder = room(tmp_path / "room")
+    assert calibrated(folder, "z", 1.0, 0.0, "--write", folder / "manifest.json" / "my.yaml") == 1
+    said = capsys.readouterr()
+    assert "depth.answer        z\n" in said.out
+    assert str(folder / "manifest.json") in said.err
+
+
 def test_too_few_frames_cannot_tell(tmp_path, capsys):
     assert calibrated(room(tmp_path / "room", frames=4), "ray", 1.0, 0.0) == 1
     assert "there are 4 frames" in capsys.readouterr().err

@@ -68,7 +68,7 @@ def test_finished_run_is_left_alone_and_another_one_is_refused(bag, tmp_path, ca
     assert vlm3("run", bag, "--out", out, *settings(request.node.name)) == 0
     assert (out / "bag" / "bag.mcap").stat() == before
     assert vlm3("run", bag, "--out", out, *settings(request.node.name, "depth.points=40")) == 1
-    assert "run with other settings" in capsys.readouterr().err
+    assert "other settings (depth.points: 432 there, 40 now)" in capsys.readouterr().err
     assert sorted(p.name for p in out.iterdir()) == ["bag", "config.yaml", "frames.csv", "run.json", "trajectory.txt"]
 
 

@@ -121,12 +121,15 @@ def test_base_frame_starts_at_the_origin_of_odom(bag, tmp_path, request):
 def test_frames_that_cannot_be_used_are_left_out(tmp_path, capsys, request):
     entries = ahead(STAMPS)
     entries[3][2].data = np.zeros(0, np.uint8)
+    entries[5][2].width = 0
     assert (
         vlm3("run", bags.write(tmp_path / "b", entries), "--out", tmp_path / "out", *settings(request.node.name)) == 0
     )
     times = [time_ for time_, _ in messages(tmp_path / "out" / "bag")["/depth/image"]]
-    assert times == [*STAMPS[:2], *STAMPS[3:]]
-    assert "5 of 6 frames" in capsys.readouterr().out
+    assert times == [*STAMPS[:2], STAMPS[3], STAMPS[5]]
+    said = capsys.readouterr()
+    assert "4 of 6 frames" in said.out
+    assert "2 of 6 could not be used, the first because: the data is truncated" in said.err
     assert "truncated" in (tmp_path / "out" / "frames.csv").read_text()
 
 
@@ -136,6 +139,13 @@ def test_run_without_any_frame_fails(tmp_path, request):
         message.data = np.zeros(0, np.uint8)
     bag = bags.write(tmp_path / "bag", entries)
     assert vlm3("run", bag, "--out", tmp_path / "out", *settings(request.node.name)) == 1
+
+
+@pytest.mark.parametrize("folder", ["camera/metadata.yaml", "camera/metadata.yaml/out"])
+def test_folder_that_cannot_be_written_to_is_said(bag, tmp_path, capsys, request, folder):
+    assert vlm3("run", bag, "--out", tmp_path / folder, *settings(request.node.name)) == 1
+    assert "metadata.yaml" in (said := capsys.readouterr().err)
+    assert "choose another --out" in said
 
 
 @pytest.mark.parametrize("words", [["missing"], ["camera", "--set", "depth.points=no"], ["camera", "--image", "/x"]])

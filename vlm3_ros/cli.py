@@ -10,10 +10,11 @@ from pathlib import Path
 
 
 def main() -> int:
-    """Parse the command line and run one command; returns the exit status."""
+    """Parse the command line and run one command; returns the exit status: 130 if it was interrupted."""
     parser = argparse.ArgumentParser(
         prog="vlm3", description="3D perception for robots from a vision-language model."
     )
+    parser.set_defaults(goes_on=False)  # a command that was interrupted
     commands = parser.add_subparsers(dest="command", required=True)
 
     demo = commands.add_parser("demo", help="a simulated room is perceived by the node; ends with a picture")
@@ -42,41 +43,41 @@ def main() -> int:
     run.add_argument("--cluster", default="", metavar="ADDRESS", help="of a running Ray cluster, for the workers")
     run.add_argument("--gpus-per-worker", type=float, metavar="N", help="default: 1 where Ray finds GPUs")
     _add_choices(run)
-    run.set_defaults(run=_run)
+    run.set_defaults(run=_offline, goes_on=True)
 
     evaluate = commands.add_parser("evaluate", help="compare what `vlm3 run` wrote with the truth of a recording")
     evaluate.add_argument("folder", type=Path, help="what --out was for `vlm3 run`")
     evaluate.add_argument("--truth", type=Path, help="recording with the truth (default: the one that was perceived)")
     _add_truths(evaluate)
     _add_choices(evaluate)
-    evaluate.set_defaults(run=_evaluate)
+    evaluate.set_defaults(run=_offline)
 
     report = commands.add_parser("report", help="draw the numbers and pictures of an evaluated run as one HTML file")
     report.add_argument("folder", type=Path, help="what --out was for `vlm3 run`")
-    report.set_defaults(run=_report)
+    report.set_defaults(run=_offline)
 
     compare = commands.add_parser("compare", help="which of two evaluated runs over the same frames is better")
     compare.add_argument("a", type=Path, help="folder of the run to compare with")
     compare.add_argument("b", type=Path, help="folder of the run to judge")
-    compare.set_defaults(run=_compare)
+    compare.set_defaults(run=_offline)
 
     calibrate = commands.add_parser("calibrate", help="find depth.answer and depth.scale from true depth")
     calibrate.add_argument("source", type=Path, help="recording with true depth of this camera, as for `vlm3 run`")
     calibrate.add_argument(
-        "--frames", type=int, default=20, help="frames to ask, evenly spread (default: %(default)s)"
+        "--frames", type=_positive, default=20, help="frames to ask, evenly spread (default: %(default)s)"
     )
     calibrate.add_argument("--write", type=Path, metavar="FILE", help="set both in this ROS parameter file")
     calibrate.add_argument("--true-depth", metavar="TOPIC", help="depth on the images, in their frame")
     _add_settings(calibrate)
     _add_choices(calibrate)
-    calibrate.set_defaults(run=_calibrate)
+    calibrate.set_defaults(run=_offline)
 
     benchmark = commands.add_parser("benchmark", help="ask published labels; prints the row of the paper's table")
     benchmark.add_argument("labels", type=Path, help="label file of VLM³ or DepthLM (*.jsonl, *.json)")
     benchmark.add_argument("--dataset", help="its name in the paper's table (default: the whole row)")
     benchmark.add_argument("--out", type=Path, metavar="FILE", help="the numbers and settings as JSON")
     _add_settings(benchmark)
-    benchmark.set_defaults(run=_benchmark)
+    benchmark.set_defaults(run=_offline)
 
     _add_data(commands.add_parser("data", help="training data from recordings and simulated rooms"))
 
@@ -84,7 +85,12 @@ def main() -> int:
     settings.set_defaults(run=_settings)
 
     arguments = parser.parse_args()
-    return arguments.run(arguments)
+    try:
+        return arguments.run(arguments)
+    except KeyboardInterrupt:
+        goes_on = "; the same command goes on where it stopped" if arguments.goes_on else ""
+        print(f"vlm3 {arguments.command}: interrupted{goes_on}", file=sys.stderr)
+        return 130
 
 
 def _add_data(data: argparse.ArgumentParser) -> None:
@@ -112,7 +118,7 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     _add_settings(build)
     _add_truths(build)
     _add_choices(build)
-    build.set_defaults(run=_data)
+    build.set_defaults(run=_data, goes_on=True)
 
     show = commands.add_parser("show", help="statistics, and a picture with some of the questions")
     show.add_argument("folder", type=Path, help="a data set")
@@ -161,40 +167,10 @@ def _add_choices(command: argparse.ArgumentParser) -> None:
     command.add_argument("--lengths", choices=("ray", "z"), help="what the depths of labelled pixels are")
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    from vlm3_ros.offline.commands import run
+def _offline(arguments: argparse.Namespace) -> int:
+    from vlm3_ros.offline.commands import main
 
-    return run(arguments)
-
-
-def _evaluate(arguments: argparse.Namespace) -> int:
-    from vlm3_ros.offline.commands import evaluate
-
-    return evaluate(arguments)
-
-
-def _report(arguments: argparse.Namespace) -> int:
-    from vlm3_ros.offline.commands import report
-
-    return report(arguments)
-
-
-def _compare(arguments: argparse.Namespace) -> int:
-    from vlm3_ros.offline.commands import compare
-
-    return compare(arguments)
-
-
-def _calibrate(arguments: argparse.Namespace) -> int:
-    from vlm3_ros.offline.commands import calibrate
-
-    return calibrate(arguments)
-
-
-def _benchmark(arguments: argparse.Namespace) -> int:
-    from vlm3_ros.offline.commands import benchmark
-
-    return benchmark(arguments)
+    return main(arguments)
 
 
 def _data(arguments: argparse.Namespace) -> int:

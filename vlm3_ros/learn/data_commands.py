@@ -31,7 +31,7 @@ ROOMS = "rooms"  # rooms:FIRST:COUNT
 
 
 def _build(arguments: Namespace) -> int:
-    """Make a data set; returns the exit status: 0 if it is complete, 130 if interrupted."""
+    """Make a data set; returns the exit status: 0 if it is complete."""
     logging.basicConfig(level=logging.WARNING, format="vlm3 data build: %(message)s")
     try:
         config = read_config(arguments.config, arguments.set)
@@ -42,9 +42,6 @@ def _build(arguments: Namespace) -> int:
         build(plan, arguments.out, arguments.workers, _Told(things="shards"))
     except (ConfigError, SourceError, DataError) as error:
         return _failed("build", error)
-    except KeyboardInterrupt:
-        print("vlm3 data build: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
     print(f"{len(DataSet(arguments.out))} samples in {arguments.out}: `vlm3 data show {arguments.out}` shows them")
     return 0
 

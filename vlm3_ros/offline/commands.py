@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -23,63 +23,59 @@ from vlm3_ros.offline.labels import LabelFile
 from vlm3_ros.offline.moments import Moments
 from vlm3_ros.offline.opening import full_name, open_source
 from vlm3_ros.offline.results import RunError, read_description, write_json
-from vlm3_ros.offline.sources import Choices, SourceError
+from vlm3_ros.offline.sources import Choices, SourceError, nearest
 from vlm3_ros.vlm import ModelError
 from vlm3_ros.vlm.factory import models_for
 
 
-def run(arguments: Namespace) -> int:
-    """Perceive recordings; returns the exit status: 0 if anything was perceived of each, 130 if interrupted."""
-    logging.basicConfig(level=logging.WARNING, format="vlm3 run: %(message)s")
+def main(arguments: Namespace) -> int:
+    """Do what a command says; returns its exit status, which is 1 if that cannot be done."""
+    logging.basicConfig(level=logging.WARNING, format=f"vlm3 {arguments.command}: %(message)s")
     try:
-        config = settings.read_config(arguments.config, arguments.set)
-        jobs = jobs_for(arguments.source, arguments.out, Choices(**given(arguments)), arguments.depth_png)
-        return max([_summary(outcome, len(jobs)) for outcome in _outcomes(arguments, jobs, config)])
-    except (ConfigError, RunError) as error:
-        return _failed("run", error)
-    except KeyboardInterrupt:
-        print("vlm3 run: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
+        return COMMANDS[arguments.command](arguments)
+    except (ConfigError, ModelError, OSError, RunError, SourceError) as error:
+        return _failed(arguments.command, error)
 
 
-def evaluate(arguments: Namespace) -> int:
-    """Compare a run with the truth; writes its numbers beside it and prints a table; returns the exit status."""
-    logging.basicConfig(level=logging.WARNING, format="vlm3 evaluate: %(message)s")
+def _run(arguments: Namespace) -> int:
+    """Perceive recordings; returns 0 if anything was perceived of each."""
+    config = settings.read_config(arguments.config, arguments.set)
+    jobs = jobs_for(arguments.source, arguments.out, Choices(**given(arguments)), arguments.depth_png)
+    return max([_summary(outcome, len(jobs)) for outcome in _outcomes(arguments, jobs, config)])
+
+
+def _evaluate(arguments: Namespace) -> int:
+    """Compare a run with the truth; writes its numbers beside it and prints a table."""
     folder: Path = arguments.folder
-    try:
-        about = read_description(folder)
-        config = Config().updated(about["settings"])
-        truth = arguments.truth or Path(about["source"])
-        choices = replace(_choices(about["choices"]), **given(arguments))
-        found = measure(Moments(folder, open_source(truth, choices, config.camera)))
-    except (ConfigError, SourceError, RunError) as error:
-        return _failed("evaluate", error)
-    found.write(folder, {"truth": full_name(truth), "choices": asdict(choices)})
+    about = read_description(folder)
+    path = arguments.truth or Path(about["source"])
+    choices = replace(_choices(about["choices"]), **given(arguments))
+    truth = open_source(path, choices, Config().updated(about["settings"]).camera)
+    moments = Moments(folder, truth)
+    found = measure(moments)
+    found.write(folder, {"truth": full_name(path), "choices": asdict(choices)})
     print(table(found.metrics))
-    if not found.compared:
-        return _failed("evaluate", f"nothing in {truth} could be compared with what the run perceived")
-    return 0
+    if found.compared:
+        return 0
+    if any(nearest(truth.stamps, moment.stamp) is not None for moment in moments):
+        raise SourceError(f"{path} has images of the same moments, but no truth about anything that was perceived")
+    raise SourceError(f"nothing could be compared: no image of {path} has the stamp of a frame of the run")
 
 
-def report(arguments: Namespace) -> int:
-    """Write report.html into the folder of an evaluated run; returns the exit status."""
-    logging.basicConfig(level=logging.WARNING, format="vlm3 report: %(message)s")
+def _report(arguments: Namespace) -> int:
+    """Write report.html into the folder of an evaluated run."""
     try:
         from vlm3_ros.offline.report.page import write_report
     except ImportError as error:
-        return _failed("report", f"{error}; it needs: pip install jinja2 matplotlib")
-    try:
-        run = Evaluated(arguments.folder)
-        camera = Config().updated(run.run["settings"]).camera
-        truth = open_source(Path(run.against["truth"]), _choices(run.against["choices"]), camera)
-        path = write_report(run, Moments(run.folder, truth))
-    except (ConfigError, SourceError, RunError) as error:
-        return _failed("report", error)
-    print(path)
+        raise RunError(f"{error}; it needs: pip install jinja2 matplotlib") from error
+    run = Evaluated(arguments.folder)
+    camera = Config().updated(run.run["settings"]).camera
+    truth = open_source(Path(run.against["truth"]), _choices(run.against["choices"]), camera)
+    print(write_report(run, Moments(run.folder, truth)))
     return 0
 
 
-def compare(arguments: Namespace) -> int:
+def _compare(arguments: Namespace) -> int:
     """Print how run B differs from run A; returns 0, or 1 if B is worse in anything, or 2 if that cannot be told."""
     try:
         found = Comparison(Evaluated(arguments.a), Evaluated(arguments.b))
@@ -90,55 +86,53 @@ def compare(arguments: Namespace) -> int:
     return 1 if found.worse else 0
 
 
-def calibrate(arguments: Namespace) -> int:
-    """Find depth.answer and depth.scale from true depth; returns the exit status: 0 if both could be told."""
-    logging.basicConfig(level=logging.WARNING, format="vlm3 calibrate: %(message)s")
-    try:
-        config = settings.read_config(arguments.config, arguments.set).updated({"node.tasks": ["depth"]})
-        source = open_source(arguments.source, Choices(**given(arguments)), config.camera)
-        models = models_for(config)
-        try:
-            answers = calibration.asked(source, config, models, arguments.frames)
-        finally:
-            models.close()
-        found = calibration.judged(answers)
-        print(calibration.report(answers, found))
-        if arguments.write is not None and found.settings():
-            settings.merge_into(arguments.write, found.settings())
-            print(f"written to {arguments.write}: {', '.join(found.settings())}")
-    except (ConfigError, SourceError, ModelError) as error:
-        return _failed("calibrate", error)
+def _calibrate(arguments: Namespace) -> int:
+    """Find depth.answer and depth.scale from true depth; returns 0 if both could be told."""
+    config = settings.read_config(arguments.config, arguments.set).updated({"node.tasks": ["depth"]})
+    source = open_source(arguments.source, Choices(**given(arguments)), config.camera)
+    with closing(models_for(config)) as models:
+        answers = calibration.asked(source, config, models, arguments.frames)
+    found = calibration.judged(answers)
+    print(calibration.report(answers, found))
+    if arguments.write is not None and found.settings():
+        settings.merge_into(arguments.write, found.settings())
+        print(f"written to {arguments.write}: {', '.join(found.settings())}")
     for doubt in found.doubts:
         print(f"vlm3 calibrate: {doubt}", file=sys.stderr)
     return 1 if found.doubts else 0
 
 
-def benchmark(arguments: Namespace) -> int:
-    """Ask what a label file labels, and print the paper's table row; returns the exit status."""
-    logging.basicConfig(level=logging.WARNING, format="vlm3 benchmark: %(message)s")
-    try:
-        labels = LabelFile(arguments.labels)
-        dataset = published.known_dataset(labels.kind, arguments.dataset) if arguments.dataset else ""
-        config = settings.read_config(arguments.config, arguments.set, AS_PUBLISHED)
-        config = config.updated({"node.tasks": [TASKS[labels.kind]]})
-        models = models_for(config)
-        bench = Benchmark(labels, config, models)
-        try:
-            result = bench()
-        finally:
-            models.close()
-    except (ConfigError, SourceError, ModelError) as error:
-        return _failed("benchmark", error)
+def _benchmark(arguments: Namespace) -> int:
+    """Ask what a label file labels, and print the paper's table row; returns 0 if any label could be used."""
+    labels = LabelFile(arguments.labels)
+    dataset = published.known_dataset(labels.kind, arguments.dataset) if arguments.dataset else ""
+    config = settings.read_config(arguments.config, arguments.set, AS_PUBLISHED)
+    config = config.updated({"node.tasks": [TASKS[labels.kind]]})
     if arguments.out is not None:
-        about = {"labels": str(arguments.labels.resolve()), "kind": labels.kind, "dataset": dataset}
-        write_json(arguments.out, {**about, "result": result, "settings": settings.to_parameters(bench.config)})
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)  # fails before hours of asking, not after
+    with closing(models_for(config)) as models:
+        bench = Benchmark(labels, config, models)
+        result = bench()
     for reason in bench.left_out[:5]:
         print(f"vlm3 benchmark: left out: {reason}", file=sys.stderr)
     if len(bench.left_out) == len(labels):
-        return _failed("benchmark", f"none of the {len(labels)} labels in {arguments.labels} could be used")
+        raise SourceError(f"none of the {len(labels)} labels in {arguments.labels} could be used")
     print(published.table(labels.kind, result, dataset))
     print(", ".join(f"{value} {name.replace('_', ' ')}" for name, value in result.items() if isinstance(value, int)))
+    if arguments.out is not None:
+        about = {"labels": str(arguments.labels.resolve()), "kind": labels.kind, "dataset": dataset}
+        write_json(arguments.out, {**about, "result": result, "settings": settings.to_parameters(bench.config)})
     return 0
+
+
+COMMANDS: dict[str, Callable[[Namespace], int]] = {
+    "run": _run,
+    "evaluate": _evaluate,
+    "report": _report,
+    "compare": _compare,
+    "calibrate": _calibrate,
+    "benchmark": _benchmark,
+}
 
 
 def _outcomes(arguments: Namespace, jobs: Sequence[Job], config: Config) -> Iterator[Outcome]:

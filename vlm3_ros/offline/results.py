@@ -64,15 +64,14 @@ class Results:
         self._metadata = self.bag / "metadata.yaml"
         self._topics = topics
         about = folder / "run.json"
-        if about.exists():
-            before = read_description(folder)
-            differing = sorted(key for key in {*before, *description} if before.get(key) != description.get(key))
-            if differing:
-                raise RunError(
-                    f"{folder} holds a run with other {', '.join(differing)}: choose another --out, or delete it"
-                )
-        self.bag.mkdir(parents=True, exist_ok=True)
-        write_whole(about, json.dumps(description, indent=2).encode())
+        before = read_description(folder) if about.exists() else description
+        if differing := ", ".join(_differing(before, description)):
+            raise RunError(f"{folder} holds a run with other {differing}: choose another --out, or delete it")
+        try:
+            self.bag.mkdir(parents=True, exist_ok=True)
+            write_whole(about, json.dumps(description, indent=2).encode())
+        except OSError as error:
+            raise RunError(f"{folder} cannot be written to ({error}): choose another --out") from error
         self.perceived = self.lost = 0  # frames
         self.first_error = ""
         self.state = State()
@@ -168,6 +167,16 @@ def read_description(folder: Path) -> dict[str, Any]:
         return json.loads((folder / "run.json").read_text())
     except (OSError, ValueError) as error:
         raise RunError(f"{folder} is no folder that `vlm3 run` has written: {error}") from error
+
+
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """What is not the same in two descriptions, with both values, down to the single setting."""
+    for key in sorted({*before, *now}):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict) and old != new:
+            yield f"{key} ({', '.join(_differing(old, new))})"
+        elif old != new:
+            yield f"{key}: {old} there, {new} now"
 
 
 def write_whole(path: Path, *parts: bytes) -> None:
