@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import bags
 import cv2
@@ -15,6 +16,7 @@ from bags import SECOND
 from rosbags.rosbag2 import StoragePlugin
 from rosbags.rosbag2.enums import CompressionMode
 
+from vlm3_ros import images
 from vlm3_ros.camera import Camera
 from vlm3_ros.config import CameraConfig
 from vlm3_ros.geometry.box3d import Box3D
@@ -328,6 +330,20 @@ def test_detections_are_true_boxes_in_the_camera_frame_only(tmp_path):
         else:
             with pytest.raises(SourceError, match="must be in the camera's frame"):
                 opened(bag).truth(0)
+
+
+def test_quantised_inverse_depth():
+    """As compressed_depth_image_transport writes floats: value = A / z + B, behind twelve bytes; 0 is unknown."""
+    a, b = 100.0, -9.0
+    values = np.array([[0, 109, 59, 19]], np.uint16)
+    png = cv2.imencode(".png", values)[1].tobytes()
+
+    def read(b: float) -> np.ndarray:
+        data = b"\0" * 4 + np.array([a, b], "<f4").tobytes() + png
+        return images.compressed_depth(SimpleNamespace(format="32FC1; compressedDepth png", data=data))
+
+    np.testing.assert_allclose(read(b), [[np.nan, 100 / 118, 100 / 68, 100 / 28]], rtol=1e-6)
+    np.testing.assert_allclose(read(59.0), [[np.nan, 2.0, np.nan, np.nan]])  # infinite, and behind the camera
 
 
 def test_truth_of_a_distorted_camera_lies_on_the_rectified_image(tmp_path):

@@ -122,7 +122,8 @@ def compressed_depth(message: CompressedMessage) -> np.ndarray:
     if encoding.strip() != "32FC1":
         return _metres(values)
     a, b = data[4:12].view("<f4")
-    return np.where(values > 0, a / np.where(values > 0, values - b, np.float32(1)), np.nan).astype(np.float32)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _metres(np.where(values > 0, a / (values - b), np.float32(np.nan)).astype(np.float32))
 
 
 def _pixels(message: RawMessage, encodings: Mapping[str, _Encoding]) -> np.ndarray:

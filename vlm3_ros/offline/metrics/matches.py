@@ -64,10 +64,13 @@ class Matches:
 def true_pixels(pixels: np.ndarray, first: Truth, second: Truth, camera: Camera) -> np.ndarray:
     """Where points seen at pixels [N, 2] of the first image are in the second [N, 2]; NaN where that is not known.
 
-    Both images are those of ``camera``. A point needs a depth in the first image, and must neither leave the second
-    nor be hidden in it.
+    Both images are those of ``camera``; of one with another size nothing is known. A point needs a depth in the first
+    image, and must neither leave the second nor be hidden in it.
     """
+    size = (camera.height, camera.width)
     if first.depth is None or first.T_world_camera is None or second.T_world_camera is None:
+        return np.full((len(pixels), 2), np.nan)
+    if first.depth.shape != size:
         return np.full((len(pixels), 2), np.nan)
     T = np.linalg.inv(second.T_world_camera) @ first.T_world_camera
     points = camera.rays(pixels) * _nearest(first.depth, pixels)[:, None]
