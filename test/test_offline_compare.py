@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import norm
 from test_offline_run import vlm3
 
+from vlm3_ros.offline import bootstrap
 from vlm3_ros.offline.bootstrap import interval, resampled_means
 
 
@@ -36,8 +38,9 @@ def test_the_same_seed_gives_the_same(rng):
 
 
 @pytest.mark.parametrize(("alike", "least"), [(0.0, 0.90), (0.6, 0.80)])
-def test_interval_holds_the_truth(rng, alike, least):
+def test_interval_holds_the_truth(rng, monkeypatch, alike, least):
     """Of series whose mean is 0, so many intervals must hold it; frames that are ``alike`` their neighbours too."""
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 1000)
     held = 0
     for _ in range(200):
         noise, values = rng.normal(size=120), np.zeros(120)
@@ -57,9 +60,10 @@ def test_width_is_that_of_the_normal_distribution(rng):
 # ------------------------------------------------------------------------------------------------------- runs
 
 
-def evaluated(folder: Path, abs_rel: dict[int, float | str], source: str = "/data/a", **metrics: float) -> Path:
+def evaluated(folder: Path, abs_rel: dict[int, float | str], source: str = "/data/a", **metrics: Any) -> Path:
     """A run folder as `vlm3 evaluate` leaves it, of frames with one number each, by their second."""
     folder.mkdir()
+    name = metrics.pop("name", "depth.abs_rel")
     settings = {"depth.points": metrics.pop("points", 432)}
     (folder / "run.json").write_text(json.dumps({"source": source, "settings": settings}))
     (folder / "evaluation.json").write_text(json.dumps({"truth": source}))
@@ -67,7 +71,7 @@ def evaluated(folder: Path, abs_rel: dict[int, float | str], source: str = "/dat
     (folder / "metrics.json").write_text(json.dumps(numbers))
     with (folder / "frame_metrics.csv").open("w") as file:
         rows = csv.writer(file)
-        rows.writerow(["stamp", "depth.abs_rel", "depth.coverage"])
+        rows.writerow(["stamp", name, "depth.coverage"])
         rows.writerows([f"{second}.000000000", value, 1.0] for second, value in abs_rel.items())
     return folder
 
@@ -79,6 +83,7 @@ def test_a_run_is_as_good_as_itself(tmp_path, rng, capsys):
     (line,) = (line for line in shown.splitlines() if line.startswith("depth.abs_rel"))
     assert line.endswith("+0  [+0, +0]")
     assert "trajectory.ate_m                               0.25        0.25          +0" in shown
+    assert shown.count("depth.abs_rel") == 1  # not among the numbers of whole runs again
 
 
 @pytest.mark.parametrize(("shift", "status", "verdict"), [(0.01, 1, "worse"), (-0.01, 0, "better")])
@@ -89,6 +94,14 @@ def test_constant_shift_is_found(tmp_path, rng, capsys, shift, status, verdict):
     assert vlm3("compare", a, b) == status
     assert f"{shift:+.3g}  [{shift:+.3g}, {shift:+.3g}]" in (shown := capsys.readouterr().out)
     assert shown.splitlines()[4].endswith(verdict)
+
+
+def test_slower_is_said_but_no_failure(tmp_path, rng, capsys):
+    values = rng.uniform(0.1, 0.5, 30)
+    a = evaluated(tmp_path / "a", dict(enumerate(values)), name="frames.seconds")
+    b = evaluated(tmp_path / "b", dict(enumerate(values + 0.1)), name="frames.seconds")
+    assert vlm3("compare", a, b) == 0
+    assert capsys.readouterr().out.splitlines()[4].endswith("worse")
 
 
 def test_noise_alone_is_no_difference(tmp_path, rng, capsys):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +20,9 @@ from vlm3_ros.geometry.box3d import Box3D
 from vlm3_ros.offline.metrics import answers, boxes, poses
 from vlm3_ros.offline.metrics.confidence import Reliability
 from vlm3_ros.offline.metrics.depth import DepthScore, depth_errors
-from vlm3_ros.offline.metrics.frames import live_ages
+from vlm3_ros.offline.metrics.frames import Frames, live_ages
 from vlm3_ros.offline.metrics.matches import match_errors, true_pixels
+from vlm3_ros.offline.moments import Moment
 from vlm3_ros.offline.sources import Truth
 from vlm3_ros.offline.tum import read_trajectory
 
@@ -34,7 +37,21 @@ def pose(x: float = 0.0, y: float = 0.0, z: float = 0.0, turn_deg: float = 0.0) 
     return T
 
 
+def moment(stamp: int = 0, error: str = "", **found: Any) -> Any:
+    """What a group sees of a frame."""
+    return SimpleNamespace(stamp=stamp, error=error, **found)
+
+
 # ------------------------------------------------------------------------------------------------------- depth
+
+
+def test_true_depth_of_a_smaller_output_is_that_at_the_centres_of_its_pixels():
+    # Centres of the 2x2 pixels lie on the corners of four of 4x4: the lower right one of these is taken.
+    true = np.arange(1.0, 17.0, dtype=np.float32).reshape(4, 4)
+    true[0, 0] = np.nan
+    smaller = Moment({"stamp": "1.0", "error": ""}, {}, None)
+    smaller.depth, smaller.truth = np.ones((2, 2), np.float32), Truth(true)
+    np.testing.assert_array_equal(smaller.true_depth, [[6.0, 8.0], [14.0, 16.0]])
 
 
 def test_depth_errors():
@@ -131,7 +148,9 @@ def test_true_pixels_move_by_disparity_and_vanish_behind_things():
     second = Truth(hidden, pose(x=0.2))  # 0.2 m to the right: 0.2 / 2 * 100 = 10 px to the left
     expected = [[40.0, 50.0], [np.nan, np.nan], [np.nan, np.nan]]  # seen, out of the image, behind something
     np.testing.assert_allclose(true_pixels(pixels, first, second, camera), expected, atol=1e-9)
-    assert np.isnan(true_pixels(pixels, Truth(), second, camera)).all()
+    of_other_size = Truth(np.full((50, 50), 2.0, np.float32), pose())
+    for unknown in (Truth(), of_other_size):
+        assert np.isnan(true_pixels(pixels, unknown, second, camera)).all()
 
 
 # ------------------------------------------------------------------------------------------------------- poses
@@ -187,6 +206,18 @@ def test_trajectory():
     assert errors["rpe_m"] == pytest.approx(math.sqrt(1 / 2))
     assert errors["rpe_deg"] == pytest.approx(0.0, abs=1e-6)
     assert errors["length_m"] == 2.0
+
+
+def test_steps_are_those_between_neighbours():
+    # Steps of 1, 1 and 2 m where the truth has 1 m, the second one over a frame without a pose.
+    path = [0.0, 1.0, None, 2.0, 4.0]
+    group, pairs, found = poses.Trajectory(), poses.Pairs(), []
+    for x, true in zip(path, [0.0, 1.0, 1.5, 2.0, 3.0], strict=True):
+        seen = moment(pose=None if x is None else pose(x=x), truth=Truth(T_world_camera=pose(x=true)))
+        found.append((group.add(seen).get("step_m"), pairs.add(seen).get("length_rel")))
+    assert found == [(None, None), (0.0, 0.0), (None, None), (0.0, None), (1.0, 1.0)]
+    assert group.result()["rpe_m"] == pytest.approx(math.sqrt(1 / 3))
+    assert (pairs.result()["pairs"], pairs.result()["answered"]) == (4, 2)
 
 
 def test_where_a_trajectory_starts_does_not_count(rng):
@@ -261,6 +292,26 @@ def test_box_score():
     assert (result["true"], result["found"], result["overlapping"]) == (3, 4, 2)
     assert result["iou_median"] == pytest.approx((1 / 3 + 1) / 2)
     assert result["center_m_median"] == pytest.approx(0.25)
+
+
+def test_numbers_of_one_frame_of_boxes():
+    # One of three is overlapped by 1/3, half a metre off; one is missed, and one is of a kind that was not found.
+    means = boxes.BoxScore().add([cube(0.5)], [cube(0.0), cube(9.0), cube(label="cat")])
+    assert means == pytest.approx({"iou": 1 / 9, "center_m": 0.5, "size_rel": 0.0, "yaw_deg": 0.0})
+    assert boxes.BoxScore().add([], [cube()]) == {"iou": 0.0}
+    assert boxes.BoxScore().add([cube()], []) == {}
+
+
+def test_a_later_box_takes_the_best_true_one_that_is_left():
+    # Both fit the first true box best (IoU 1 and 0.55 / 1.45); the less sure one has 0.45 / 1.55 of the second, too.
+    score = boxes.BoxScore()
+    score.add([cube(0.0, 0.9), cube(0.45, 0.5)], [cube(0.0), cube(1.0)])
+    assert score.result()["ap25"] == pytest.approx(1.0)
+    assert score.result()["ap50"] == pytest.approx(0.5)
+    # The other way round the surer one takes the first true box, and nothing is left that the other one fits.
+    score = boxes.BoxScore()
+    score.add([cube(0.0, 0.5), cube(0.45, 0.9)], [cube(0.0), cube(1.0)])
+    assert score.result()["ap25"] == pytest.approx(0.5)
 
 
 def test_boxes_of_other_labels_and_of_ignored_things_count_for_nothing():
@@ -346,6 +397,21 @@ def test_answer_score():
 
 
 # ------------------------------------------------------------------------------------------------ frames in time
+
+
+def test_counts_and_times_of_frames():
+    group, second = Frames(), 10**9
+    row = {"asked": "10", "refused": "2"}
+    shown = [group.add(moment(i * second, row=row, seconds={"depth": 0.1 * i})) for i in range(1, 5)]
+    assert shown[0] == {"seconds": 0.1, "questions": 10.0, "answers_without_value": 0.2}
+    assert group.add(moment(5 * second, "no image")) == {}
+    result = group.result()
+    assert (result["frames"], result["perceived"], result["questions"]) == (5, 4, 40)
+    assert result["answers_without_value"] == 0.2
+    # Of 0.1, 0.2, 0.3 and 0.4 s, 95 % of the way from first to last: 0.4 - 0.15 * 0.1.
+    assert (result["seconds_median"], result["seconds_p95"]) == pytest.approx((0.25, 0.385))
+    assert result["live_dropped"] == 0.0
+    assert result["left_out"] == [{"frames": 1, "because": "no image"}]
 
 
 def test_what_a_node_would_drop():

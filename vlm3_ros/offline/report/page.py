@@ -257,10 +257,6 @@ def _table(name: str, value: list[dict[str, Any]] | dict[str, dict[str, Any]]) -
     )
 
 
-def _listed(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
