@@ -18,6 +18,7 @@ from setuptools.command.build_py import build_py
 from setuptools.dist import Distribution
 
 NAME = "vlm3_ros"
+EXTRAS = ("vlm", "offline", "report", "scale", "train", "test")
 WITH_ROS = importlib.util.find_spec("rosidl_generator_py") is not None and shutil.which("cmake") is not None
 DATA_FILES = {
     "share/ament_index/resource_index/packages": [f"resource/{NAME}"],
@@ -85,12 +86,12 @@ setup(
     description="Metric depth, point clouds, camera poses and 3D detections from camera topics with a VLM",
     license="Apache-2.0",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
-    package_data={f"{NAME}.offline.report": ["*.html"]},
+    package_data={f"{NAME}.offline.report": ["*.html"], NAME: ["bundled/*"]},
     data_files=[(target, list(files)) for target, files in DATA_FILES.items()],
     cmdclass={"build_py": BuildWithMessages},
     distclass=PackageWithMessages,
     python_requires=">=3.10",
     install_requires=requirements("core"),
-    extras_require={extra: requirements(extra) for extra in ("vlm", "offline", "report", "scale", "test")},
+    extras_require={extra: requirements(extra) for extra in EXTRAS},
     entry_points={"console_scripts": ["vlm3 = vlm3_ros.cli:main", "vlm3_node = vlm3_ros.ros.node:main"]},
 )

@@ -23,7 +23,7 @@ INTERFACES = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("msg/*.msg"),
 MODULES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("vlm3_ros/**/*.py"))
 SHARED = sorted(str(path.relative_to(ROOT)) for folder in ("launch", "config") for path in ROOT.glob(f"{folder}/*.*"))
 NODES = ("vlm3_node", "sim_node")
-REQUIREMENTS = ("core", "vlm", "offline", "report", "test", "ros-jazzy-wheels")
+REQUIREMENTS = ("core", "vlm", "offline", "report", "train", "test", "ros-jazzy-wheels")
 
 # Modules whose apt package, as rosdep names it, has another name.
 ROSDEP_KEYS = {
@@ -34,7 +34,7 @@ ROSDEP_KEYS = {
 NOT_IMPORTED = {"rosbag2", "rosidl_default_runtime", "rviz2"}  # programs, and what generated messages load
 FROM_PIP = {  # requirements/vlm.txt, offline.txt, report.txt and what comes with rosbags
     *("bitsandbytes", "huggingface_hub", "torch", "transformers"),
-    *("jinja2", "matplotlib"),
+    *("jinja2", "matplotlib", "peft", "safetensors", "tokenizers"),
     *("backports", "compression", "lz4", "rosbags", "ruamel"),
 }
 

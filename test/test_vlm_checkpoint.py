@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import checkpoints
 import pytest
@@ -107,10 +108,13 @@ def test_unknown_devices(device):
 
 @pytest.mark.parametrize(
     ("device", "precision", "expected"),
-    [("cpu", "auto", "fp32"), ("cuda", "auto", "nf4"), ("cpu", "bf16", "bf16"), ("cuda", "fp16", "fp16")],
+    [("cpu", "auto", "fp32"), ("cuda", "auto", "fp16"), ("cpu", "bf16", "bf16"), ("cuda", "bf16", "bf16")],
 )
 def test_precision(folder, device, precision, expected):
-    assert resolve_precision(inspect(str(folder)), torch.device(device), precision) == expected
+    info = inspect(str(folder))
+    assert resolve_precision(info, torch.device(device), precision) == expected
+    large = replace(info, file_bytes=8_000_000_000)
+    assert resolve_precision(large, torch.device("cuda"), "auto") == "nf4"
     with pytest.raises(ModelError, match="auto, nf4, bf16"):
         resolve_precision(inspect(str(folder)), torch.device(device), "int3")
 

@@ -81,6 +81,19 @@ def main() -> int:
 
     _add_data(commands.add_parser("data", help="training data from recordings and simulated rooms"))
 
+    train = commands.add_parser("train", help="fine-tune a checkpoint on training data; stops and goes on")
+    train.add_argument("recipe", type=Path, help="YAML file of settings (all of them: docs/training.md)")
+    train.add_argument("--out", type=Path, required=True, help="folder for checkpoint, saved steps and curves")
+    train.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="one setting; may be repeated"
+    )
+    train.set_defaults(run=_train)
+
+    merge = commands.add_parser("merge", help="put trained adapters into the weights: a checkpoint of its own")
+    merge.add_argument("folder", type=Path, help="what --out was for `vlm3 train`")
+    merge.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
+    merge.set_defaults(run=_merge)
+
     settings = commands.add_parser("settings", help="print every setting with its default, as a ROS parameter file")
     settings.set_defaults(run=_settings)
 
@@ -203,6 +216,18 @@ def _demo(arguments: argparse.Namespace) -> int:
     if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
         subprocess.Popen(["xdg-open", arguments.out], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return 0
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from vlm3_ros.learn.commands import train
+
+    return train(arguments)
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    from vlm3_ros.learn.commands import merge
+
+    return merge(arguments)
 
 
 def _settings(arguments: argparse.Namespace) -> int:

@@ -74,8 +74,15 @@ class Tally:
         for sample in record.samples:
             self.exchanges.update(exchange.task for exchange in sample.exchanges)
         pictures = [fingerprint(image) for image in record.images]
+        tasks = [sorted({exchange.task for exchange in sample.exchanges}) for sample in record.samples]
         self.records.append(
-            {"key": record.key, "samples": len(record.samples), "scene": group.scene, "pictures": pictures}
+            {
+                "key": record.key,
+                "samples": len(record.samples),
+                "tasks": tasks,
+                "scene": group.scene,
+                "pictures": pictures,
+            }
         )
 
 

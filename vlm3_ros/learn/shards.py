@@ -114,6 +114,15 @@ class DataSet:
     def __iter__(self) -> Iterator[Sample]:
         return (self[i] for i in range(len(self)))
 
+    @cached_property
+    def tasks(self) -> list[frozenset[str]]:
+        """The tasks of the questions of each sample."""
+        return [
+            frozenset(tasks)
+            for shard, record in self._records
+            for tasks in record.get("tasks") or shard.tasks(record["key"])  # older data sets have no list of them
+        ]
+
     @property
     def image_scale(self) -> float:
         """The fraction of the protocol's image sizes that it was made for."""
@@ -167,6 +176,10 @@ class _Shard:
 
     def exchanges(self, record: str, index: int) -> tuple[Exchange, ...]:
         return tuple(Exchange(*exchange) for exchange in self._record(record)[index]["exchanges"])
+
+    def tasks(self, record: str) -> list[set[str]]:
+        """The tasks of the questions of each sample of a record."""
+        return [{exchange[0] for exchange in entry["exchanges"]} for entry in self._record(record)]
 
     @lru_cache(maxsize=8)  # noqa: B019  (as many shards as a data set has, and they live as long)
     def _record(self, key: str) -> list[dict[str, Any]]:

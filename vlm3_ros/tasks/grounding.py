@@ -50,6 +50,12 @@ def question(labels: Sequence[str]) -> Question:
     return Question(PROMPT.format(labels=", ".join(labels)), GRAMMAR, MAX_TOKENS)
 
 
+def labels(text: str) -> list[str]:
+    """The labels that a question asks for."""
+    before, after = PROMPT.split("{labels}")
+    return text.removeprefix(before).removesuffix(after.format()).split(", ")
+
+
 def answer(boxes: Sequence[Box2D]) -> str:
     """The text of a right answer."""
     items = [{"bbox_2d": [round(c) for c in (b.x1, b.y1, b.x2, b.y2)], "label": b.label} for b in boxes]

@@ -103,6 +103,16 @@ def direction(a: Region, b: Region) -> Question:
     return Question(DIRECTION.format(a=name(a), b=name(b)), CLOCK, MAX_TOKENS)
 
 
+def grammar(text: str) -> Grammar:
+    """The form of the answer to a question of one of the kinds above; words for any other."""
+    start = text.split("bounding box region")[0]
+    if any(question.startswith(start) for question in COMPARISONS.values()):
+        return YES_NO
+    if any(question.startswith(start) for question in LENGTHS.values()):
+        return LENGTH
+    return CLOCK if DIRECTION.startswith(start) else Grammar((Words(),))
+
+
 def free(text: str, regions: Sequence[Region] = ()) -> Question:
     """Any question in words, with its regions filled in."""
     return Question(with_regions(text, regions), Grammar((Words(),)), MAX_TOKENS)

@@ -14,6 +14,7 @@ from typing import Any
 from vlm3_ros.vlm.interface import ModelError
 
 MODEL_TYPE = "qwen3_vl"
+BUNDLED = "bundled"  # name of the small checkpoint that comes with the package
 NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8  # a weight in NF4 with double quantization (QLoRA, arXiv 2305.14314)
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -51,7 +52,7 @@ class CheckpointInfo:
 
 
 def inspect(name: str) -> CheckpointInfo:
-    """Find a checkpoint by folder or hub id and check that this code can load it.
+    """Find a checkpoint by folder, hub id or as BUNDLED, and check that this code can load it.
 
     Raises ModelError for a missing folder or download, missing files and another architecture.
     """
@@ -73,6 +74,8 @@ def inspect(name: str) -> CheckpointInfo:
 
 
 def _folder(name: str) -> Path:
+    if name == BUNDLED:
+        return Path(__file__).parents[1] / BUNDLED
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder

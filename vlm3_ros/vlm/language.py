@@ -9,10 +9,12 @@ the checkpoint files.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 LOGITS = {"cpu": 1 << 19, "cuda": 1 << 26}  # computed at a time: 2 MB in float32, a cache's worth, or 256 MB
 
@@ -58,20 +60,27 @@ class LanguageModel:
         attend: Attend,
         read: Tensor | None = None,
         deepstack: tuple[Tensor, Sequence[Tensor]] | None = None,
+        states: list[Tensor] | None = None,
+        recompute: bool = False,
     ) -> Tensor:
         """New tokens [T, hidden] at ``positions`` [3, T] through all layers; the results [R, hidden] that are read.
 
         ``read`` holds indices [R]; None stands for all tokens, an empty tensor for none, where only keys and values
         are wanted. ``deepstack`` is (where the picture tokens are [V], what to add to them [V, hidden] after each of
-        the first layers): DeepStack, arXiv 2406.04334.
+        the first layers): DeepStack, arXiv 2406.04334. The result of every layer [T, hidden] is put into ``states``.
+        With ``recompute``, layers run again in the backward pass instead of keeping what they computed (``attend`` is
+        then called twice).
         """
         x = x.unsqueeze(0)  # quantized layers expect [batch, tokens, channels]
         cos, sin = (c.squeeze(0).unsqueeze(1) for c in self._rotary(x, positions.unsqueeze(1)))  # [T, 1, D]
+        run = partial(checkpoint, self._layer, use_reentrant=False) if recompute else self._layer
         for i, layer in enumerate(self.layers):
             is_last = i == len(self.layers) - 1
-            x = self._layer(i, layer, x, cos, sin, attend, read if is_last else None)
+            x = run(i, layer, x, cos, sin, attend, read if is_last else None)
             if deepstack is not None and i < len(deepstack[1]) and not is_last:
                 x[0, deepstack[0]] += deepstack[1][i].to(x.dtype)
+            if states is not None:
+                states.append(x.squeeze(0))
         return self._norm(x).squeeze(0)
 
     def logits_of(self, hidden: Tensor, tokens: Tensor) -> Tensor:
@@ -79,6 +88,10 @@ class LanguageModel:
         if self._head_weight is None:
             return self._head(hidden)[:, tokens].float()
         return (hidden @ self._head_weight[tokens].T).float()
+
+    def all_logits(self, hidden: Tensor) -> Tensor:
+        """[R, hidden] to float32 logits [R, vocabulary]."""
+        return self._head(hidden).float()
 
     def greedy(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """[R, hidden] to the most likely next token of the whole vocabulary [R] and its log-probability [R].

@@ -20,6 +20,7 @@ from vlm3_ros.vlm.quantization import nf4_config, self_test
 
 log = logging.getLogger(__name__)
 
+SMALL_BYTES = 1e9
 PRECISIONS = ("auto", "nf4", "bf16", "fp16", "fp32")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -75,7 +76,10 @@ def pick_device(name: str) -> torch.device:
 
 
 def resolve_precision(info: CheckpointInfo, device: torch.device, precision: str) -> str:
-    """What "auto" means here: the checkpoint's own quantization, else nf4 on CUDA and fp32 on a CPU."""
+    """What "auto" means here: the checkpoint's own quantization, else nf4 on CUDA and fp32 on a CPU.
+
+    Checkpoints that are small anyway stay in 16 bit on CUDA: 4 bit would save nothing that matters.
+    """
     if precision not in PRECISIONS:
         raise ModelError(f"precision {precision!r} is not known: use one of {', '.join(PRECISIONS)}")
     if info.quantization:
@@ -83,7 +87,9 @@ def resolve_precision(info: CheckpointInfo, device: torch.device, precision: str
             log.warning("%s is quantized already (%s): precision %s ignored", info.name, info.quantization, precision)
         return "auto"
     if precision == "auto":
-        return "nf4" if device.type == "cuda" else "fp32"
+        if device.type != "cuda":
+            return "fp32"
+        return "fp16" if info.memory_bytes("fp16") < SMALL_BYTES else "nf4"
     return precision
 
 

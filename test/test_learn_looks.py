@@ -1,0 +1,156 @@
+"""The forward pass of training against transformers' own, one sequence a question."""
+
+from __future__ import annotations
+
+import checkpoints
+import lessons
+import pytest
+import torch
+from checkpoints import TINY, WIDE, Size
+from torch.testing import assert_close
+
+from vlm3_ros.learn.auxiliary import Auxiliary, total
+from vlm3_ros.learn.looks import IGNORED, Lesson, SharedPrefix, answer_loss, lesson, tree
+from vlm3_ros.learn.sample import Exchange, Sample
+from vlm3_ros.vlm.loading import Checkpoint
+
+
+@pytest.fixture(params=[TINY, WIDE], ids=["tiny", "wide"])
+def checkpoint(request: pytest.FixtureRequest) -> Checkpoint:
+    loaded = checkpoints.loaded(request.param)
+    loaded.model.requires_grad_(True)
+    yield loaded
+    loaded.model.requires_grad_(False)
+    loaded.model.zero_grad()
+
+
+def reference_loss(checkpoint: Checkpoint, lesson: Lesson, exchange: Exchange) -> tuple[torch.Tensor, int]:
+    """The summed loss of one answer and its number of tokens, by transformers."""
+    (question,) = checkpoint.chat.questions([exchange.question])
+    answer = [*checkpoint.tokenizer(exchange.answer, add_special_tokens=False)["input_ids"], checkpoint.end_tokens[0]]
+    ids = torch.tensor([[*lesson.tokens, *question, *answer]])
+    labels = torch.full_like(ids, -100)
+    labels[0, -len(answer) :] = torch.tensor(answer)
+    kinds = (ids == checkpoint.image_token).long()
+    out = checkpoint.model(
+        input_ids=ids,
+        labels=labels,
+        pixel_values=lesson.pixels,
+        image_grid_thw=lesson.grids,
+        mm_token_type_ids=kinds,
+        use_cache=False,
+    )
+    return out.loss * len(answer), len(answer)
+
+
+@pytest.mark.parametrize(("pictures", "recompute"), [(1, False), (2, False), (2, True)])
+def test_loss_and_gradients_are_those_of_one_sequence_a_question(checkpoint, pictures, recompute):
+    sample = lessons.sample(pictures=pictures)
+    taught = lesson(sample, checkpoint)
+    run = SharedPrefix(checkpoint, recompute)
+    result = run(taught)
+    got = {rows.task: answer_loss(run.language, rows, states) for rows, states, _ in result.rows}
+    torch.stack(list(got.values())).sum().backward()
+    gradients = {name: p.grad.clone() for name, p in checkpoint.model.named_parameters() if p.grad is not None}
+    checkpoint.model.zero_grad()
+
+    expected = {}
+    for task in got:
+        parts = [reference_loss(checkpoint, taught, e) for e in sample.exchanges if e.task == task]
+        expected[task] = sum(loss for loss, _ in parts) / sum(n for _, n in parts)
+    torch.stack(list(expected.values())).sum().backward()
+    assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    for name, parameter in checkpoint.model.named_parameters():
+        if parameter.grad is not None:
+            scale = float(parameter.grad.abs().max())
+            assert_close(gradients[name], parameter.grad, rtol=1e-3, atol=1e-4 * scale + 1e-7, msg=name)
+
+
+def test_what_questions_share_is_fed_once():
+    checkpoint = checkpoints.loaded(TINY)
+    (head, rows), *_ = lesson(lessons.sample(), checkpoint).groups
+    assert checkpoint.tokenizer.decode(head).endswith("at coordinates (")
+    assert rows.tokens.shape[0] == 5
+    learned = rows.labels != IGNORED
+    whole = [checkpoint.tokenizer.decode(labels[kept]) for labels, kept in zip(rows.labels, learned, strict=True)]
+    assert whole == [e.answer + "<|im_end|>" for e in rows.exchanges]
+
+
+def test_an_abridged_lesson_keeps_positions_and_leaves_out_constant_text():
+    checkpoint = checkpoints.loaded(TINY)
+    whole = lesson(lessons.sample(), checkpoint).groups[0][1]
+    brief = lesson(lessons.sample(), checkpoint, {"depth": 10}).groups[0][1]
+    assert brief.tokens.shape[1] < whole.tokens.shape[1] / 3
+    for row, (tokens, depth) in enumerate(zip(brief.tokens, brief.depth, strict=True)):
+        fed = depth[: int((brief.labels[row] != IGNORED).nonzero().max()) + 1]
+        assert (whole.tokens[row, fed] == tokens[: len(fed)]).all()
+        own, rest = checkpoint.tokenizer.decode(tokens[: brief.asked[row] + 1]), fed[brief.asked[row] + 1]
+        assert own in brief.exchanges[row].question
+        assert rest > brief.asked[row] + 20  # the gap
+
+
+def test_late_digits_are_the_third_and_later_ones_of_a_number():
+    checkpoint = checkpoints.loaded(TINY)
+    exchange = lessons.sample().exchanges[0]
+    for text, late in (("12.34", "34"), ("0.05", ""), ("8.49", "9"), ("0.123", "3")):
+        answer = f"<answer> {text} </answer>"
+        made = Sample("", "", lessons.sample().pictures, (Exchange("depth", exchange.question, answer),))
+        rows = lesson(made, checkpoint).groups[0][1]
+        assert checkpoint.tokenizer.decode(rows.labels[0][rows.late[0]]) == late
+
+
+def test_the_weight_of_late_digits_changes_the_loss_only_where_there_are_some():
+    checkpoint = checkpoints.loaded(TINY)
+    run = SharedPrefix(checkpoint)
+    with torch.no_grad():
+        ((rows, states, _),) = run(lesson(lessons.sample(), checkpoint)).rows
+        plain, light = (answer_loss(run.language, rows, states, weight) for weight in (1.0, 0.0))
+    labels, late = rows.labels[rows.labels != IGNORED], rows.late[rows.labels != IGNORED]
+    of_all = torch.nn.functional.cross_entropy(
+        run.language.all_logits(states[rows.labels != IGNORED]), labels, reduction="none"
+    )
+    assert_close(plain, of_all.mean())
+    assert_close(light, of_all[~late].mean())
+
+
+def test_tree_attention_is_attention_over_prefix_and_own_tokens():
+    torch.manual_seed(0)
+    rows, length, prefix, heads, kv_heads, channels = 3, 4, 7, 6, 2, 8
+    q = torch.randn(rows * length, heads, channels)
+    k, v = torch.randn(2, rows * length, kv_heads, channels)
+    pk, pv = torch.randn(2, prefix, kv_heads, channels)
+    mask = torch.full((length, length), float("-inf")).triu(1)
+    got = tree(q, k, v, pk, pv, mask, rows, 0.3).view(rows, length, heads, channels)
+    for row in range(rows):
+        own = slice(row * length, (row + 1) * length)
+        keys, values = torch.cat([pk, k[own]]), torch.cat([pv, v[own]])
+        keys, values = (x.repeat_interleave(heads // kv_heads, dim=1).transpose(0, 1) for x in (keys, values))
+        bias = torch.cat([torch.zeros(length, prefix), mask], dim=1)
+        weights = (q[own].transpose(0, 1) @ keys.transpose(1, 2) * 0.3 + bias).softmax(-1)
+        assert_close(got[row], (weights @ values).transpose(0, 1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_auxiliary_losses_reach_the_vision_tower_and_shrink_when_followed(pictures):
+    checkpoint = checkpoints.loaded(Size(layers=5))
+    model = checkpoint.model.requires_grad_(True)
+    torch.manual_seed(0)
+    run, heads = SharedPrefix(checkpoint), Auxiliary(TINY.hidden)
+    taught = lesson(lessons.sample(pictures=pictures), checkpoint)
+    optimizer = torch.optim.Adam([*model.parameters(), *heads.parameters()], lr=3e-3)
+    history = []
+    for _ in range(12):
+        result = run(taught)
+        losses = {**heads.seeing(taught, result.visual), **heads.knowing(taught, result)}
+        optimizer.zero_grad()
+        total(losses).backward()
+        optimizer.step()
+        history.append({name: float(loss) for name, loss in losses.items()})
+    assert model.model.visual.patch_embed.proj.weight.grad.abs().max() > 0.0
+    assert history[0].keys() == (
+        {"seen depth", "position", "place", "depth"}
+        if pictures == 1
+        else {"seen match", "position", "place", "match", "flow"}
+    )
+    assert sum(history[-1].values()) < 0.8 * sum(history[0].values())
+    model.requires_grad_(False)

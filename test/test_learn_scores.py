@@ -1,0 +1,139 @@
+"""Measuring on held-out samples: right answers reach the best value of every measure, known mistakes a known one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import lessons
+import pytest
+
+from vlm3_ros.learn.curriculum import Curriculum, held_out
+from vlm3_ros.learn.mixture import Mixture
+from vlm3_ros.learn.recipe import Recipe
+from vlm3_ros.learn.sample import Exchange, Sample
+from vlm3_ros.learn.scores import scores
+from vlm3_ros.tasks import Question, depth, grounding, matching
+from vlm3_ros.vlm import Answer, Picture
+
+
+class Scripted:
+    """Answers each question as told."""
+
+    def __init__(self, samples: Sequence[Sample], answer: Callable[[Exchange], str]):
+        self._answers = {id(s.pictures[0]): {e.question: answer(e) for e in s.exchanges} for s in samples}
+
+    @contextmanager
+    def look(self, pictures: Sequence[Picture]) -> Iterator[Scripted]:
+        self._now = self._answers[id(pictures[0])]
+        yield self
+
+    def ask(self, questions: Sequence[Question]) -> list[Answer]:
+        return [Answer(self._now[question.text], 1.0) for question in questions]
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> Mixture:
+    return Mixture(lessons.mixture(tmp_path_factory.mktemp("data")))
+
+
+@pytest.fixture(scope="module")
+def measured(mixture: Mixture) -> list[Sample]:
+    return held_out(Recipe().updated({"measured_looks": 100}), mixture)
+
+
+def test_right_answers_are_perfect(measured):
+    found = scores(Scripted(measured, lambda exchange: exchange.answer), measured)
+    best_is_1 = ["depth delta1", "depth median_delta1", "depth parsed", "matching parsed", "pose answered"]
+    best_is_1 += [
+        "objects right",
+        "objects right_yes_no",
+        "objects right_length",
+        "grounding recall",
+        "grounding iou",
+    ]
+    assert {name: found[name] for name in best_is_1} == {
+        n: found["pose pairs"] if "answered" in n else 1.0 for n in best_is_1
+    }
+    assert found["depth abs_rel"] == found["matching epe_percent"] == 0.0
+    assert found["pose auc30"] == pytest.approx(1.0, abs=0.01)
+
+
+def test_words_are_no_answers(measured):
+    found = scores(Scripted(measured, lambda exchange: "I cannot tell."), measured)
+    for name in ("depth delta1", "matching parsed", "pose auc30", "objects right", "grounding recall"):
+        assert found[name] == 0.0
+
+
+def test_known_mistakes_have_known_scores():
+    picture = lessons.sample().pictures
+    asked = [*depth.questions([(i, i) for i in range(4)]), *matching.questions([(5, 5), (6, 6)])]
+    right = [depth.answer(2.0)] * 4 + [matching.answer(100, 100)] * 2
+    given = [depth.answer(m) for m in (2.0, 2.4, 2.6, 4.0)] + [matching.answer(130, 140), "no"]
+    tasks = ["depth"] * 4 + ["matching"] * 2
+    exchanges = [Exchange(t, q.text, a) for t, q, a in zip(tasks, asked, right, strict=True)]
+    (sample,) = [Sample("", "", picture, tuple(exchanges))]
+    wrong = dict(zip((q.text for q in asked), given, strict=True))
+    found = scores(Scripted([sample], lambda exchange: wrong[exchange.question]), [sample])
+    assert found["depth delta1"] == 0.5
+    assert found["depth abs_rel"] == pytest.approx((0.0 + 0.2 + 0.3 + 1.0) / 4)
+    assert found["matching epe_percent"] == pytest.approx(5.0)  # 30 and 40 thousandths
+    assert found["matching parsed"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("given", "precision", "recall"),
+    [
+        ([("chair", 0, 0, 100, 100), ("table", 500, 500, 900, 900)], 1.0, 1.0),
+        ([("chair", 0, 0, 100, 100), ("chair", 0, 0, 100, 95)], 1.0, 0.5),  # a duplicate is one box
+        ([("chair", 0, 0, 100, 49), ("table", 500, 500, 900, 900)], 0.5, 0.5),
+        ([("table", 0, 0, 100, 100)], 0.0, 0.0),
+    ],
+    ids=["both", "duplicate", "too small", "wrong name"],
+)
+def test_boxes_are_matched_by_name_and_overlap(given, precision, recall):
+    true = [grounding.Box2D("chair", 0, 0, 100, 100), grounding.Box2D("table", 500, 500, 900, 900)]
+    question = grounding.question(["chair", "table"]).text
+    sample = Sample("", "", lessons.sample().pictures, (Exchange("grounding", question, grounding.answer(true)),))
+    answer = grounding.answer([grounding.Box2D(*box) for box in given])
+    found = scores(Scripted([sample], lambda exchange: answer), [sample])
+    assert (found["grounding precision"], found["grounding recall"]) == (precision, recall)
+
+
+# ------------------------------------------------------------------------------------------ what is trained on
+
+
+def test_looks_come_by_number_in_the_recipes_shares(mixture):
+    recipe = Recipe().updated({"steps": 40, "looks": 5, "brief": 0.25, "shares.single": 0.5, "shares.pose": 0.0})
+    looks = [Curriculum(recipe, mixture)[i] for i in range(200)]
+    again = Curriculum(recipe, mixture)
+    assert len(again) == 200
+    for i in (0, 77, 199):
+        assert again[i].sample.exchanges == looks[i].sample.exchanges
+    pairs = [look for look in looks if len(look.sample.pictures) == 2]
+    assert 0.2 < len(pairs) / 200 < 0.4  # 0.2 of 0.7
+    assert all(exchange.task == "matching" for look in pairs for exchange in look.sample.exchanges)
+    assert 0.15 < sum(look.is_brief for look in looks) / 200 < 0.35
+    assert {look.sample.scene for look in looks} == {"room000000"}  # the other one is held out
+
+
+@pytest.mark.parametrize("is_brief", [False, True])
+def test_a_look_is_asked_as_many_questions_as_the_recipe_says(mixture, is_brief):
+    recipe = Recipe().updated(
+        {"steps": 20, "looks": 1, "brief": float(is_brief), "questions.depth": 2, "questions.matching": 1}
+    )
+    curriculum = Curriculum(recipe, mixture)
+    for look in (curriculum[i].sample for i in range(20)):
+        counts = {task: sum(e.task == task for e in look.exchanges) for task in ("depth", "matching")}
+        assert counts in (
+            {"depth": 2 * (1 + 3 * is_brief), "matching": 0},
+            {"depth": 0, "matching": 1 + 3 * is_brief},
+        ) or (counts == {"depth": 0, "matching": 0})
+
+
+def test_held_out_looks_are_of_other_scenes_and_the_same_each_time(mixture):
+    recipe = Recipe().updated({"measured_looks": 2})
+    first, second = held_out(recipe, mixture), held_out(recipe, mixture)
+    assert [s.exchanges for s in first] == [s.exchanges for s in second]
+    assert {s.scene for s in first} == {"room000001"}
+    assert len(first) == 6  # two of each kind

@@ -1,0 +1,139 @@
+"""`vlm3 train` as it is used: recipes to checkpoints that answer, killed runs that go on, adapters."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import checkpoints
+import lessons
+import pytest
+import torch
+import yaml
+from numpy.testing import assert_allclose
+from safetensors.torch import load_file
+
+from vlm3_ros.vlm.engine import Engine
+from vlm3_ros.vlm.loading import load
+
+pytest.importorskip("peft", reason="training needs peft: pip install vlm3_ros[train]")
+pytestmark = pytest.mark.slow
+
+RECIPE = {
+    "looks": 2,
+    "questions": {"depth": 4, "objects": 1, "grounding": 0, "matching": 2, "pose": 4},
+    "learning_rate": 2e-3,
+    "max_grad_norm": 1.0,
+    "save_every": 2,
+    "measure_every": 1000,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return lessons.mixture(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random checkpoint of the true architecture, small enough to train in a moment."""
+    size = checkpoints.Size(layers=4, deepstack=(0,))
+    return checkpoints.make(tmp_path_factory.mktemp("start"), size)
+
+
+def command(folder: Path, recipe: dict, out: Path) -> list[str]:
+    path = folder / f"{out.name}.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return [sys.executable, "-m", "vlm3_ros.cli", "train", str(path), "--out", str(out)]
+
+
+def run(folder: Path, recipe: dict, out: Path) -> Path:
+    done = subprocess.run(command(folder, recipe, out), capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def losses(out: Path) -> list[float]:
+    return [entry["loss"] for entry in json.loads((out / "history.json").read_text()) if "loss" in entry]
+
+
+@pytest.mark.parametrize("method", ["full", "qlora"])
+def test_a_run_killed_in_mid_step_goes_on_to_the_same_losses(tmp_path, data, start, method):
+    recipe = {**RECIPE, "model": str(start), "data": str(data), "method": method, "rank": 4, "steps": 8}
+    whole = run(tmp_path, recipe, tmp_path / "whole")
+    killed = tmp_path / "killed"
+    with subprocess.Popen(command(tmp_path, recipe, killed), stderr=subprocess.DEVNULL, text=True) as process:
+        while not list((killed / "steps").glob("checkpoint-4*/trainer_state.json")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+    cut_off = killed / "steps" / "checkpoint-6"  # as if killed while it was saved
+    cut_off.mkdir(exist_ok=True)
+    (cut_off / "trainer_state.json").unlink(missing_ok=True)
+    run(tmp_path, recipe, killed)
+    assert len(losses(whole)) == 8
+    assert_allclose(losses(killed), losses(whole), rtol=1e-5)
+    assert losses(whole)[-1] < losses(whole)[0]
+    assert (whole / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_whole_checkpoint_answers_and_is_measured(tmp_path, data, start):
+    recipe = {**RECIPE, "model": str(start), "data": str(data), "method": "full", "steps": 2}
+    recipe |= {"measure_every": 2, "measured_looks": 1, "questions": {**RECIPE["questions"], "objects": 0}}
+    out = run(tmp_path, recipe, tmp_path / "out")
+    *_, measured = (e for e in json.loads((out / "history.json").read_text()) if "eval_depth_parsed" in e)
+    assert measured["step"] == 2
+    engine = Engine(load(str(out / "checkpoint"), "cpu"))
+    sample = lessons.sample()
+    with engine.look(sample.pictures) as view:
+        (answer,) = view.ask([lessons.question(sample.exchanges[0])])
+    assert answer is not None
+
+
+def test_merged_adapters_answer_as_the_adapted_model_does(tmp_path, data, start):
+    recipe = {**RECIPE, "model": str(start), "data": str(data), "method": "lora", "rank": 4, "steps": 2}
+    recipe |= {"precision": "fp32"}
+    out = run(tmp_path, recipe, tmp_path / "out")
+    merge = [sys.executable, "-m", "vlm3_ros.cli", "merge", str(out), "--out", str(tmp_path / "merged")]
+    subprocess.run(merge, check=True, timeout=300)
+    before, after = (load_file(f / "model.safetensors") for f in (start, tmp_path / "merged"))
+    name = "model.language_model.layers.1.mlp.down_proj.weight"
+    adapters = load_file(out / "checkpoint" / "adapter_model.safetensors")
+    a, b = (next(v for k, v in adapters.items() if name.removesuffix("weight") + f"lora_{x}" in k) for x in "AB")
+    expected = before[name] + 2.0 * b @ a  # alpha / rank
+    assert b.abs().max() > 0.0
+    torch.testing.assert_close(after[name].float(), expected, rtol=0.02, atol=0.02)
+    frozen = "model.visual.patch_embed.proj.weight"
+    torch.testing.assert_close(after[frozen].float(), before[frozen], rtol=0.01, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"data": "nowhere.yaml"}, "cannot be read as a mixture"),
+        ({"shares": {"single": 0.0, "matching": 0.0, "pose": 0.0}}, "holds nothing of what the recipe's shares ask"),
+        ({"method": "magic"}, "must be one of full, lora, qlora"),
+        ({"stepps": 3}, "there is no setting stepps"),
+        ({"model": "nobody/nothing"}, "neither a folder nor in the local"),
+    ],
+)
+def test_what_cannot_be_trained_is_said(tmp_path, data, start, change, says):
+    recipe = {**RECIPE, "model": str(start), "data": str(data), "method": "full", "steps": 1, **change}
+    done = subprocess.run(command(tmp_path, recipe, tmp_path / "out"), capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_of_another_recipe_is_left_alone(tmp_path, data, start):
+    recipe = {**RECIPE, "model": str(start), "data": str(data), "method": "full", "steps": 1}
+    out = run(tmp_path, recipe, tmp_path / "out")
+    other = command(tmp_path, {**recipe, "steps": 2}, out)
+    done = subprocess.run(other, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1
+    assert "another recipe" in done.stderr

@@ -1,0 +1,93 @@
+"""Which look comes when, and what is asked in it: decided by the seed and its number alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vlm3_ros.learn.mixture import Mixture
+from vlm3_ros.learn.recipe import BRIEFER, Recipe
+from vlm3_ros.learn.sample import Exchange, Sample
+from vlm3_ros.learn.shards import DataError, DataSet
+
+OF_KIND = {"single": {"depth", "objects", "grounding"}, "matching": {"matching"}, "pose": {"pose"}}  # tasks
+KINDS = tuple(OF_KIND)
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """A sample, and whether what is constant in its text is left out."""
+
+    sample: Sample
+    is_brief: bool
+
+
+class Curriculum:
+    """The looks of a training run in order: a map-style data set, so that a run can go on in its middle.
+
+    A kind of look is drawn by the recipe's shares, then a data set by the mixture's weights, then a sample.
+    Raises DataError where there is nothing of what the recipe asks for.
+    """
+
+    def __init__(self, recipe: Recipe, mixture: Mixture):
+        self._recipe = recipe
+        parts = {kind: _of_kind(mixture, kind) for kind in KINDS}
+        self._parts = {kind: found for kind, found in parts.items() if found and _share(recipe, kind) > 0.0}
+        if not self._parts:
+            raise DataError(f"{mixture.path} holds nothing of what the recipe's shares ask for")
+        self._shares = _normalized([_share(recipe, kind) for kind in self._parts])
+
+    def __len__(self) -> int:
+        return self._recipe.steps * self._recipe.looks
+
+    def __getitem__(self, number: int) -> Look:
+        rng = np.random.default_rng([self._recipe.seed, number])
+        parts = list(self._parts.values())[rng.choice(len(self._shares), p=self._shares)]
+        data, samples, _ = parts[rng.choice(len(parts), p=_normalized([weight for *_, weight in parts]))]
+        is_brief = bool(rng.random() < self._recipe.brief)
+        sample = some_questions(data[samples[rng.integers(len(samples))]], self._recipe, rng, is_brief)
+        return Look(sample, is_brief)
+
+
+def held_out(recipe: Recipe, mixture: Mixture) -> list[Sample]:
+    """The samples that a model is measured on during training: of each kind that it is taught, evenly spread."""
+    rng = np.random.default_rng(recipe.seed)
+    chosen = []
+    for kind in KINDS:
+        listed = [(part.data, i) for part in mixture.sources for i in part.test if part.data.tasks[i] & OF_KIND[kind]]
+        if listed and _share(recipe, kind) > 0.0:
+            spread = np.linspace(0, len(listed) - 1, min(recipe.measured_looks, len(listed))).astype(int)
+            chosen += [some_questions(data[i], recipe, rng) for data, i in (listed[s] for s in spread)]
+    return chosen
+
+
+def some_questions(sample: Sample, recipe: Recipe, rng: np.random.Generator, is_brief: bool = False) -> Sample:
+    """A sample with as many of its questions as the recipe says, drawn at random."""
+    by_task: dict[str, list[Exchange]] = {}
+    for exchange in sample.exchanges:
+        by_task.setdefault(exchange.task, []).append(exchange)
+    chosen: list[Exchange] = []
+    for task, exchanges in by_task.items():
+        count = getattr(recipe.questions, task) * (BRIEFER if is_brief else 1)
+        chosen += [exchanges[i] for i in np.sort(rng.permutation(len(exchanges))[:count])]
+    return replace(sample, exchanges=tuple(chosen))
+
+
+def _of_kind(mixture: Mixture, kind: str) -> list[tuple[DataSet, list[int], float]]:
+    """The samples of a kind that are trained on, in each data set that has any, and its weight."""
+    found = []
+    for part in mixture.sources:
+        samples = [i for i in part.train if part.data.tasks[i] & OF_KIND[kind]]
+        if samples:
+            found.append((part.data, samples, part.weight))
+    return found
+
+
+def _share(recipe: Recipe, kind: str) -> float:
+    return getattr(recipe.shares, kind)
+
+
+def _normalized(weights: Sequence[float]) -> np.ndarray:
+    return np.array(weights) / sum(weights)

@@ -1,0 +1,45 @@
+"""A picture of how a training run went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+MEASURED = {  # of held-out looks: name in the log, legend
+    "eval_depth_delta1": "depth δ1",
+    "eval_depth_median_delta1": "depth δ1, median of digits",
+    "eval_pose_auc30": "pose AUC@30",
+    "eval_objects_right": "object questions right",
+    "eval_grounding_recall": "2D boxes found",
+}
+
+
+def draw(history: Sequence[dict[str, Any]], path: Path) -> None:
+    """Losses over steps, and below them what was measured on held-out looks, as a PNG file.
+
+    ``history`` is the log of transformers' Trainer.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 7.0), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    logged = [entry for entry in history if "loss" in entry]
+    names = {name for entry in logged for name in entry if name.startswith("answers to ")}
+    for name in ("loss", *sorted(names)):
+        _line(upper, logged, name, name if name != "loss" else "all together")
+    for name, legend in MEASURED.items():
+        _line(lower, history, name, legend)
+    upper.set(ylabel="loss (nats per token)", yscale="log")
+    lower.set(xlabel="optimizer step", ylabel="share of held-out answers", ylim=(0.0, 1.0))
+    for axes in (upper, lower):
+        axes.grid(alpha=0.3)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize="small")
+    figure.savefig(path, dpi=110)
+
+
+def _line(axes: Any, history: Sequence[dict[str, Any]], name: str, legend: str) -> None:
+    points = [(entry["step"], entry[name]) for entry in history if name in entry]
+    if points:
+        axes.plot(*zip(*points, strict=True), label=legend, marker="." if len(points) < 100 else None)

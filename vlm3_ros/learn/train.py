@@ -1,0 +1,137 @@
+"""`vlm3 train`: a recipe to a checkpoint, on Hugging Face's Trainer; a killed run goes on from what it has saved."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import SequentialSampler
+from transformers import Trainer, TrainingArguments
+
+from vlm3_ros.learn import curves
+from vlm3_ros.learn.curriculum import Curriculum, held_out
+from vlm3_ros.learn.mixture import Mixture
+from vlm3_ros.learn.model import Size, new_checkpoint
+from vlm3_ros.learn.recipe import Recipe
+from vlm3_ros.learn.scores import scores
+from vlm3_ros.learn.student import Student
+from vlm3_ros.vlm.engine import Engine
+
+log = logging.getLogger(__name__)
+
+COMPLETE = "trainer_state.json"  # the last file of a saved step: without it, the save was cut off
+STEPS = "steps"  # folder of what is saved to resume from
+KEPT = 2  # of these at a time
+LOGGED = 200  # points of a curve
+
+
+class LookTrainer(Trainer):
+    """Feeds looks instead of token sequences, measures by asking, and writes checkpoints that the node can load."""
+
+    def __init__(self, student: Student, recipe: Recipe, folder: Path):
+        self._recipe, self._folder = recipe, folder
+        mixture = Mixture(Path(recipe.data))
+        self._measured = held_out(recipe, mixture)
+        super().__init__(
+            model=student,
+            args=_arguments(recipe, folder / STEPS, bool(self._measured)),
+            train_dataset=Curriculum(recipe, mixture),
+            eval_dataset=[],
+            data_collator=lambda looks: {"looks": looks},
+        )
+
+    def _get_train_sampler(self, *_: Any) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
+
+    def log(self, logs: dict[str, float], *arguments: Any, **others: Any) -> None:
+        student: Student = self.model  # type: ignore[assignment]
+        super().log({**logs, **(student.last if "loss" in logs else {})}, *arguments, **others)
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        student: Student = self.model  # type: ignore[assignment]
+        student.eval()
+        with torch.no_grad():
+            measured = scores(Engine(student.checkpoint), self._measured)
+        student.train()
+        metrics = {f"eval_{name.replace(' ', '_')}": value for name, value in measured.items()}
+        self.log(metrics)
+        curves.draw(self.state.log_history, self._folder / "curves.png")
+        return metrics
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        student: Student = self.model  # type: ignore[assignment]
+        student.save(Path(output_dir or str(self.args.output_dir)))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        student: Student = self.model  # type: ignore[assignment]
+        student.restore(Path(resume_from_checkpoint))
+
+
+def train(recipe: Recipe, folder: Path) -> Path:
+    """Run a recipe, or what is left of it; returns the folder of the resulting checkpoint.
+
+    Raises ConfigError, DataError or ModelError for what cannot be trained on or with.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    student = Student(_start(recipe, folder), recipe)
+    student.take_help(Path(recipe.model))
+    trainer = LookTrainer(student, recipe, folder)
+    last = last_whole_step(folder / STEPS)
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    history = trainer.state.log_history
+    (folder / "history.json").write_text(json.dumps(history, indent=1))
+    curves.draw(history, folder / "curves.png")
+    student.finish(folder / "checkpoint")
+    return folder / "checkpoint"
+
+
+def last_whole_step(folder: Path) -> Path | None:
+    """The newest step that was saved to its end; those cut off are removed."""
+    saved = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for path in list(saved):
+        if not (path / COMPLETE).is_file():
+            log.warning("%s was cut off while it was saved: removed", path)
+            shutil.rmtree(path)
+            saved.remove(path)
+    return saved[-1] if saved else None
+
+
+def _start(recipe: Recipe, folder: Path) -> str:
+    """The checkpoint to start from; a new one is made in the folder."""
+    if recipe.model != "new":
+        return recipe.model
+    start = folder / "start"
+    if not (start / "config.json").is_file():
+        new_checkpoint(start, Path(recipe.new.tokenizer), Size(), recipe.new.image_scale, recipe.seed)
+    return str(start)
+
+
+def _arguments(recipe: Recipe, folder: Path, is_measured: bool) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=recipe.steps,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=max(1, recipe.looks // int(os.environ.get("WORLD_SIZE", "1"))),
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=round(recipe.warmup * recipe.steps),
+        weight_decay=recipe.weight_decay,
+        adam_beta2=0.98,
+        max_grad_norm=recipe.max_grad_norm,
+        save_steps=recipe.save_every,
+        save_total_limit=KEPT,
+        eval_strategy="steps" if is_measured else "no",
+        eval_steps=recipe.measure_every,
+        logging_steps=max(1, recipe.steps // LOGGED),
+        dataloader_num_workers=1,
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=True,  # a look does not ask about everything
+        use_cpu=not torch.cuda.is_available(),
+        report_to=[],
+        seed=recipe.seed,
+    )
