@@ -51,8 +51,8 @@ class SimulatedRooms:
         room, camera = random_room(number), _camera(rng)
         group = Group(f"room{number:06d}")
         for _ in range(VIEWS):
-            first = _picture(room, camera, viewpoint(room, rng), rng, len(group.frames))
-            second = _moved(room, first, rng, len(group.frames) + 1)
+            first = picture(room, camera, viewpoint(room, rng), rng, len(group.frames))
+            second = moved(room, first, rng, len(group.frames) + 1)
             if second is None:
                 group.left_out[NO_OVERLAP] += 1
                 group.frames.append(first)
@@ -68,7 +68,8 @@ def _camera(rng: np.random.Generator) -> Camera:
     return Camera(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2)
 
 
-def _picture(room: Room, camera: Camera, T: np.ndarray, rng: np.random.Generator, number: int) -> Known:
+def picture(room: Room, camera: Camera, T: np.ndarray, rng: np.random.Generator, number: int) -> Known:
+    """What a camera at ``T`` [4, 4] sees, with the sensor's noise."""
     return known(render(room, camera, T, rng), number)
 
 
@@ -83,7 +84,7 @@ def known(view: Rendering, number: int) -> Known:
     return Known(frame, view.depth, view.T_world_cam, regions)
 
 
-def _moved(room: Room, first: Known, rng: np.random.Generator, number: int) -> Known | None:
+def moved(room: Room, first: Known, rng: np.random.Generator, number: int) -> Known | None:
     """A second picture after a short move, with enough in common with the first one."""
     T = first.T_world_camera
     assert T is not None
@@ -94,7 +95,7 @@ def _moved(room: Room, first: Known, rng: np.random.Generator, number: int) -> K
         turn = np.radians(rng.normal(0.0, [TURN_DEG, 3.0, 2.0]))
         if not _is_free(room, center):
             continue
-        second = _picture(room, first.camera, pose(center, yaw + turn[0], pitch + turn[1], turn[2]), rng, number)
+        second = picture(room, first.camera, pose(center, yaw + turn[0], pitch + turn[1], turn[2]), rng, number)
         if covisibility(first, second) > MIN_COVISIBLE:
             return second
     return None

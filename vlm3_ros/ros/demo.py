@@ -27,9 +27,9 @@ from vlm3_ros.camera import Camera
 from vlm3_ros.geometry.box3d import Box3D
 from vlm3_ros.ros import messages
 from vlm3_ros.ros.images import rgb
+from vlm3_ros.sim.demo import LABELS
 
 SIMULATOR = {"width": 320, "height": 240, "hfov_deg": 70.0, "rate_hz": 5.0, "seconds": 60.0}
-LABELS = ["sofa", "cabinet", "bookshelf", "table", "chair", "plant", "ball", "box"]
 TOPICS = {
     "image": Image,
     "camera_info": CameraInfo,

@@ -11,6 +11,7 @@ from vlm3_ros.sim import furniture as f
 from vlm3_ros.sim.layout import skirting
 from vlm3_ros.sim.room import Material, Room, Thing
 
+LABELS = ["sofa", "cabinet", "bookshelf", "table", "chair", "plant", "ball", "box"]  # what the demo looks for
 WALK_SEED = 26  # of the demo's walk: several things in every frame, most of the room in half a minute
 
 # label, maker, seed of its sizes and colours, foot (x, y, z) in metres, yaw in quarter turns

@@ -1,0 +1,52 @@
+"""Named things as boxes in the image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from benchmarks.rooms.answerers import Show
+from benchmarks.rooms.place import Place
+from vlm3_ros.camera import unified
+from vlm3_ros.config import Config
+from vlm3_ros.learn import reading
+from vlm3_ros.learn.questions import grounding_exchange
+from vlm3_ros.learn.sample import Exchange
+from vlm3_ros.learn.scores import MEASURES
+from vlm3_ros.tasks import grounding
+from vlm3_ros.vlm import Answer
+
+ROWS = {"precision": "precision", "recall": "recall", "iou": "mean IoU of the boxes that count as found"}
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    exchange: Exchange
+    answer: Answer
+
+
+def ask(place: Place, show: Show, config: Config) -> Record:
+    sight, labels = show(place.first.frame), config.objects.labels
+    view, _ = sight.look("grounding", lambda c, scale: unified(c, grounding.FOCAL, config.camera.max_tokens, scale))
+    (answer,) = sight.ask(view, [grounding.question(labels)])
+    assert answer is not None
+    return Record(grounding_exchange(place.first, labels), answer)
+
+
+def measure(records: Sequence[Record]) -> dict[str, float]:
+    return MEASURES["grounding"]([(None, [record.exchange], [record.answer]) for record in records])
+
+
+def constant(other: Sequence[Record]) -> Callable[[Record], Record]:
+    """For each name the median box."""
+    true = [box for record in other for box in reading.boxes(record.exchange)]
+    found = [_median([box for box in true if box.label == label]) for label in sorted({box.label for box in true})]
+    answer = Answer(grounding.answer(found), 1.0)
+    return lambda record: replace(record, answer=answer)
+
+
+def _median(boxes: Sequence[grounding.Box2D]) -> grounding.Box2D:
+    corners = np.median([(box.x1, box.y1, box.x2, box.y2) for box in boxes], axis=0)
+    return grounding.Box2D(boxes[0].label, *corners)

@@ -1,0 +1,62 @@
+"""Relative camera pose of two views."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from benchmarks.rooms.answerers import Show
+from benchmarks.rooms.place import Place
+from vlm3_ros.config import Config
+from vlm3_ros.learn.views import relative_pose
+from vlm3_ros.offline.metrics.poses import AUC_DEG, pair_errors
+from vlm3_ros.perception.pose import ask_pose
+from vlm3_ros.tasks import Refusal
+
+ROWS = {
+    **{f"auc{deg}": f"AUC@{deg}°" for deg in AUC_DEG},
+    "rotation_deg_median": "median error of the rotation, °",
+    "direction_deg_median": "median error of the direction, °",
+    "length_rel_median": "median relative error of the length",
+    "answered": "share of pairs answered",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """The second camera in the axes of the first."""
+
+    true: np.ndarray  # [4, 4]
+    found: np.ndarray | None
+
+
+def ask(place: Place, show: Show, config: Config) -> Record | None:
+    if place.second is None:
+        return None
+    found = ask_pose(show(place.second.frame), place.first.frame, config)
+    return Record(relative_pose(place.first, place.second), None if isinstance(found, Refusal) else found)
+
+
+def measure(records: Sequence[Record]) -> dict[str, float]:
+    errors = pair_errors([record.found for record in records], [record.true for record in records])
+    return {**errors, "answered": errors["answered"] / errors["pairs"]}
+
+
+def constant(other: Sequence[Record]) -> Callable[[Record], Record]:
+    """The mean rotation, the median length, and of all directions that were true the best."""
+    true = np.stack([record.true for record in other])
+    best = np.eye(4)
+    best[:3, :3] = Rotation.from_matrix(true[:, :3, :3]).mean().as_matrix()
+    lengths = np.linalg.norm(true[:, :3, 3], axis=1)
+
+    def moved(direction: np.ndarray) -> np.ndarray:
+        T = best.copy()
+        T[:3, 3] = direction * np.median(lengths)
+        return T
+
+    motions = [moved(direction) for direction in true[:, :3, 3] / lengths[:, None]]
+    found = max(motions, key=lambda T: measure([replace(record, found=T) for record in other])["auc30"])
+    return lambda record: replace(record, found=found)
