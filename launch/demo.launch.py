@@ -1,6 +1,7 @@
 """The node on the simulated room instead of a camera.
 
-ros2 launch vlm3_ros demo.launch.py model:=/path/to/checkpoint rviz:=true
+ros2 launch vlm3_ros demo.launch.py rviz:=true
+ros2 launch vlm3_ros demo.launch.py model:=facebook/VLM3-depth rviz:=true
 """
 
 from pathlib import Path
@@ -21,7 +22,7 @@ def generate_launch_description() -> LaunchDescription:
     passed = ("model", "rviz")
     return LaunchDescription(
         [
-            DeclareLaunchArgument("model", default_value="", description="checkpoint: hub id or folder"),
+            DeclareLaunchArgument("model", default_value="bundled", description="hub id, folder or bundled"),
             DeclareLaunchArgument("rviz", default_value="false", description="show the outputs in RViz"),
             Node(package="vlm3_ros", executable="sim_node", output="screen"),
             IncludeLaunchDescription(node, launch_arguments=[(name, LaunchConfiguration(name)) for name in passed]),

@@ -31,7 +31,7 @@ def generate_launch_description() -> LaunchDescription:
             ),
             DeclareLaunchArgument("namespace", default_value="", description="namespace of the node and its outputs"),
             DeclareLaunchArgument(
-                "model", default_value="", description="one checkpoint (hub id or folder) for all tasks"
+                "model", default_value="", description="one checkpoint for all tasks: hub id, folder or bundled"
             ),
             DeclareLaunchArgument(
                 "config", default_value=str(SHARE / "config" / "vlm3.yaml"), description="parameter file"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,11 +17,26 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
 
     demo = commands.add_parser("demo", help="a simulated room is perceived by the node; ends with a picture")
-    who = demo.add_mutually_exclusive_group(required=True)
-    who.add_argument("--model", help="checkpoint that answers all tasks: hub id or folder")
+    who = demo.add_mutually_exclusive_group()
+    who.add_argument(
+        "--model",
+        default="bundled",
+        metavar="NAME",
+        help="checkpoint of all tasks: hub id, folder, http://host:port#model, or: %(default)s (the default)",
+    )
     who.add_argument("--test-double", help="module:factory of a stand-in that answers from ground truth")
-    demo.add_argument("--frames", type=int, default=40, help="frames to perceive (default: %(default)s)")
+    demo.add_argument(
+        "--frames", type=_positive, default=40, metavar="N", help="frames to perceive (default: %(default)s)"
+    )
     demo.add_argument("--out", type=Path, default=Path("results/demo.png"), help="the picture (default: %(default)s)")
+    demo.add_argument(
+        "--live",
+        type=int,
+        nargs="?",
+        const=8000,
+        metavar="PORT",
+        help="show the picture while it grows, on a page of this machine (port 8000; 0: any free one)",
+    )
     demo.set_defaults(run=_demo)
 
     run = commands.add_parser("run", help="perceive every frame of a bag or data set, without ROS; stops and goes on")
@@ -36,6 +50,7 @@ def main() -> int:
         help="folder for bag, trajectory, settings and timings; with several sources one folder in it for each",
     )
     run.add_argument("--depth-png", action="store_true", help="write depth as 16-bit PNG files in millimetres too")
+    _add_model(run)
     _add_settings(run)
     run.add_argument(
         "--workers", type=_positive, default=0, metavar="N", help="processes that share the sources out, on Ray"
@@ -68,6 +83,7 @@ def main() -> int:
     )
     calibrate.add_argument("--write", type=Path, metavar="FILE", help="set both in this ROS parameter file")
     calibrate.add_argument("--true-depth", metavar="TOPIC", help="depth on the images, in their frame")
+    _add_model(calibrate)
     _add_settings(calibrate)
     _add_choices(calibrate)
     calibrate.set_defaults(run=_offline)
@@ -76,6 +92,7 @@ def main() -> int:
     benchmark.add_argument("labels", type=Path, help="label file of VLM³ or DepthLM (*.jsonl, *.json)")
     benchmark.add_argument("--dataset", help="its name in the paper's table (default: the whole row)")
     benchmark.add_argument("--out", type=Path, metavar="FILE", help="the numbers and settings as JSON")
+    _add_model(benchmark)
     _add_settings(benchmark)
     benchmark.set_defaults(run=_offline)
 
@@ -150,6 +167,12 @@ def _add_truths(command: argparse.ArgumentParser) -> None:
     command.add_argument("--true-objects", metavar="TOPIC", help="boxes in the camera's frame")
 
 
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--model", metavar="NAME", help="checkpoint of all tasks: hub id, folder, http://host:port#model, or: bundled"
+    )
+
+
 def _add_settings(command: argparse.ArgumentParser) -> None:
     command.add_argument("--config", type=Path, help="ROS parameter file, as for the node")
     command.add_argument(
@@ -193,13 +216,6 @@ def _data(arguments: argparse.Namespace) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from vlm3_ros.config import CheckpointConfig, settings
-
-    if arguments.model:
-        tasks = [s.name for s in settings(CheckpointConfig, "vlm.checkpoint.")]
-        answers = dict.fromkeys(tasks, arguments.model)
-    else:
-        answers = {"vlm.test_double": arguments.test_double}
     try:
         from vlm3_ros.ros.demo import run
     except ImportError as error:
@@ -209,12 +225,13 @@ def _demo(arguments: argparse.Namespace) -> int:
         )
         return 1
     try:
-        run(answers, arguments.frames, arguments.out)
-    except RuntimeError as error:
+        run(arguments.model, arguments.test_double, arguments.frames, arguments.out, arguments.live)
+    except (RuntimeError, OSError) as error:
         print(f"vlm3 demo: {error}", file=sys.stderr)
         return 1
-    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
-        subprocess.Popen(["xdg-open", arguments.out], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    except KeyboardInterrupt:
+        print("vlm3 demo: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -283,6 +283,11 @@ def settings(of: type = Config, prefix: str = "") -> Iterator[Setting]:
         yield Setting(name, default, get_origin(kind) or kind, **f.metadata)
 
 
+def one_checkpoint(name: str) -> dict[str, str]:
+    """The settings with which one checkpoint answers all tasks."""
+    return {s.name: name for s in settings(CheckpointConfig, "vlm.checkpoint.")}
+
+
 def _check_lists(config: Config) -> None:
     cameras, tasks, labels = config.node.cameras, config.node.tasks, config.objects.labels
     unknown = sorted(set(tasks) - set(TASKS))

@@ -54,6 +54,24 @@ def write(picture: np.ndarray, text: str, at: tuple[int, int], colour: Colour = 
     cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, colour, 1, cv2.LINE_AA)
 
 
+def caption(picture: np.ndarray, *parts: tuple[str, Colour]) -> None:
+    """Words of several colours in the upper left corner."""
+    u = 10
+    for text, colour in parts:
+        write(picture, text, (u, 22), colour)
+        u += cv2.getTextSize(text + " ", cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)[0][0]
+
+
+def depth_scale(picture: np.ndarray, near: float, far: float) -> None:
+    """What the colours of `depth_in_colour` mean, in metres, along the lower edge."""
+    height, width, _ = picture.shape
+    bar = 1.0 / np.linspace(1.0 / near, 1.0 / far, width)
+    picture[height - 26 :] = depth_in_colour(np.tile(bar, (26, 1)), near, far)
+    for at in (0.0, 0.25, 0.5, 0.75, 1.0):
+        u = int(at * (width - 1))
+        write(picture, f"{bar[u]:.1f} m", (min(max(6, u - 18), width - 48), height - 9), size=0.4)
+
+
 class Map:
     """A picture of the world from above: x to the right, y up, one metre a grid square."""
 

@@ -39,7 +39,7 @@ def main(arguments: Namespace) -> int:
 
 def _run(arguments: Namespace) -> int:
     """Perceive recordings; returns 0 if anything was perceived of each."""
-    config = settings.read_config(arguments.config, arguments.set)
+    config = settings.read_config(arguments.config, arguments.set, model=arguments.model)
     jobs = jobs_for(arguments.source, arguments.out, Choices(**given(arguments)), arguments.depth_png)
     return max([_summary(outcome, len(jobs)) for outcome in _outcomes(arguments, jobs, config)])
 
@@ -88,7 +88,7 @@ def _compare(arguments: Namespace) -> int:
 
 def _calibrate(arguments: Namespace) -> int:
     """Find depth.answer and depth.scale from true depth; returns 0 if both could be told."""
-    config = settings.read_config(arguments.config, arguments.set).updated({"node.tasks": ["depth"]})
+    config = settings.read_config(arguments.config, arguments.set, model=arguments.model).updated({"node.tasks": ["depth"]})
     source = open_source(arguments.source, Choices(**given(arguments)), config.camera)
     with closing(models_for(config)) as models:
         answers = calibration.asked(source, config, models, arguments.frames)

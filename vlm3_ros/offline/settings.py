@@ -11,18 +11,22 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from vlm3_ros.config import Config, ConfigError, settings
+from vlm3_ros.config import Config, ConfigError, one_checkpoint, settings
 from vlm3_ros.offline.results import write_whole
 
 OFFLINE = {"cloud.stride": 4}  # every point of depth/image again would be two thirds of the bag
 
 
-def read_config(file: Path | None, values: Sequence[str], defaults: Mapping[str, Any] | None = None) -> Config:
+def read_config(
+    file: Path | None, values: Sequence[str], defaults: Mapping[str, Any] | None = None, model: str | None = None
+) -> Config:
     """The defaults, changed by a parameter file and then by ``values`` such as "depth.points=192". ConfigError.
 
-    The defaults are the node's, but for those in OFFLINE and in ``defaults``.
+    The defaults are the node's, but for those in OFFLINE and in ``defaults``. ``model`` is the checkpoint of all
+    tasks whatever the file says, but not where one of the values names another.
     """
     config = Config().updated({**OFFLINE, **(defaults or {}), **dict(_of_file(file) if file else ())})
+    config = config.updated(one_checkpoint(model) if model else {})
     pairs = {}
     for value in values:
         name, equals, text = value.partition("=")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import rclpy
 from geometry_msgs.msg import PoseWithCovarianceStamped
@@ -25,7 +27,9 @@ PARAMETERS = {
     "hfov_deg": (70.0, "horizontal field of view in degrees"),
     "rate_hz": (5.0, "images per second; the camera moves 0.3 m/s"),
     "seconds": (60.0, "length of the walk; then it starts over"),
+    "wait_for": ("", "topic of images; the walk goes on when one with the last stamp comes, not by the clock"),
 }
+LOST_S = 60.0  # the walk goes on if it has waited for so long
 
 
 class SimNode(Node):
@@ -37,20 +41,38 @@ class SimNode(Node):
             name: self.declare_parameter(name, default, ParameterDescriptor(description=text, read_only=True)).value
             for name, (default, text) in PARAMETERS.items()
         }
+        self._answers: str = values.pop("wait_for")
+        self._answered = False
+        self._stamp, self._sent = 0, 0.0  # of the last image: nanoseconds, monotonic seconds
         self._tour = Tour.demo(**values)
-        self._next = 0
+        self._shown = -1
         self._image = self.create_publisher(Image, "image", 5)
         self._info = self.create_publisher(CameraInfo, "camera_info", 5)
         self._depth = self.create_publisher(Image, "truth/depth/image", 5)
         self._pose = self.create_publisher(PoseWithCovarianceStamped, "truth/camera_pose", 5)
         self._objects = self.create_publisher(Detection3DArray, "truth/objects", 5)
-        self.create_timer(1.0 / values["rate_hz"], self._step)
+        self.create_timer(1.0 / values["rate_hz"], self._tick)
+        if self._answers:
+            self.create_subscription(Image, self._answers, self._on_answer, 50)
         self.get_logger().info(f"walking: {len(self._tour)} frames of {values['width']}x{values['height']}")
 
-    def _step(self) -> None:
-        view = self._tour[self._next]
-        self._next = (self._next + 1) % len(self._tour)
-        frame = Frame("", self.get_clock().now().nanoseconds, FRAME_ID, view.image, view.camera)
+    def _tick(self) -> None:
+        """By the clock. Until the first answer comes the camera stands still: a model may take minutes to load."""
+        if self._answers and not self._answered:
+            self._show(0)
+        elif not self._answers or time.monotonic() - self._sent > LOST_S:
+            self._show(self._shown + 1)
+
+    def _on_answer(self, answer: Image) -> None:
+        if not self._answered or messages.nanoseconds(answer.header) == self._stamp:
+            self._answered = True
+            self._show(self._shown + 1)
+
+    def _show(self, i: int) -> None:
+        self._shown = i % len(self._tour)
+        view = self._tour[self._shown]
+        self._stamp, self._sent = self.get_clock().now().nanoseconds, time.monotonic()
+        frame = Frame("", self._stamp, FRAME_ID, view.image, view.camera)
         head = messages.header(frame)
         self._info.publish(messages.camera_info(head, view.camera))
         self._image.publish(messages.colour_image(head, view.image))

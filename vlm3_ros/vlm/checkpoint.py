@@ -39,16 +39,20 @@ class CheckpointInfo:
         """The fraction of the protocol's image sizes that the checkpoint was trained on: 1 for the released ones."""
         return float(self.config.get("vlm3", {}).get("image_scale", 1.0))
 
+    @property
+    def parameters(self) -> float:
+        """Number of weights, roughly; of a checkpoint that was not saved quantized."""
+        dtype = self.config.get("dtype") or self.config.get("torch_dtype") or "bfloat16"
+        return self.file_bytes / BYTES.get(dtype, 2)
+
     def memory_bytes(self, precision: str) -> int:
         """Weights in memory at a precision of `loading.load` (not "auto"), roughly."""
         if self.quantization:
             return self.file_bytes
-        dtype = self.config.get("dtype") or self.config.get("torch_dtype") or "bfloat16"
-        parameters = self.file_bytes / BYTES.get(dtype, 2)
         if precision != "nf4":
-            return int(parameters * (4 if precision == "fp32" else 2))
+            return int(self.parameters * (4 if precision == "fp32" else 2))
         quantized = text_linear_parameters(self.config["text_config"])
-        return int(quantized * NF4_BYTES + (parameters - quantized) * 2)
+        return int(quantized * NF4_BYTES + (self.parameters - quantized) * 2)
 
 
 def inspect(name: str) -> CheckpointInfo:
