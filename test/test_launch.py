@@ -19,6 +19,7 @@ import yaml
 
 from vlm3_ros.config import CheckpointConfig, Config, settings, to_yaml
 from vlm3_ros.ros.outputs import TOPICS
+from vlm3_ros.vlm.checkpoint import BUNDLED
 
 LAUNCH_FILES = sorted((ros.ROOT / "launch").glob("*.launch.py"))
 INPUTS = {"image", "image/compressed", "camera_info"}
@@ -114,6 +115,18 @@ def test_node_gets_known_parameters_and_remappings():
     assert {source for source, _ in node.named["remappings"]} == INPUTS
     assert ("image/compressed", "/cam/image/compressed") in node.named["remappings"]
     assert bag.named["cmd"][-1] == "run1"
+
+
+@pytest.mark.usefixtures("stand_ins")
+def test_demo_is_answered_by_the_bundled_model():
+    description = load(ros.ROOT / "launch" / "demo.launch.py")
+    defaults = {a.positional[0]: a.named["default_value"] for a in actions(description, "DeclareLaunchArgument")}
+    assert defaults["model"] == BUNDLED
+    (node,) = started({"model": BUNDLED})
+    _, overrides = node.named["parameters"]
+    assert (
+        Config().updated({k: v for k, v in overrides.items() if k != "use_sim_time"}).vlm.checkpoint.pose == BUNDLED
+    )
 
 
 @pytest.mark.usefixtures("stand_ins")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,13 @@ def test_settings_come_from_file_then_words_and_can_be_used_again(tmp_path):
     assert config.objects.labels == ["a b", "c"]
     (tmp_path / "b.yaml").write_text(to_yaml(config))
     assert read_config(tmp_path / "b.yaml", []) == config
+
+
+def test_one_model_for_all_tasks_but_where_a_word_names_another(tmp_path):
+    (tmp_path / "a.yaml").write_text("/**:\n  ros__parameters:\n    vlm.checkpoint.pose: of_file\n")
+    checkpoints = read_config(tmp_path / "a.yaml", ["vlm.checkpoint.depth=mine"], model="bundled").vlm.checkpoint
+    assert asdict(checkpoints) == {**dict.fromkeys(asdict(checkpoints), "bundled"), "depth": "mine"}
+    assert read_config(tmp_path / "a.yaml", []).vlm.checkpoint.pose == "of_file"
 
 
 @pytest.mark.parametrize("value", ["depth.points", "depth.point=3", "depth.points=[", "depth.points=0"])

@@ -17,11 +17,13 @@ from ament_index_python.packages import get_package_prefix
 from catkin_pkg.package import parse_package
 
 import vlm3_ros
+from vlm3_ros.vlm.loading import load
 
 ROOT = Path(__file__).resolve().parent.parent
 INTERFACES = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("msg/*.msg"), *ROOT.glob("srv/*.srv")])
 MODULES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("vlm3_ros/**/*.py"))
 SHARED = sorted(str(path.relative_to(ROOT)) for folder in ("launch", "config") for path in ROOT.glob(f"{folder}/*.*"))
+BUNDLED = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("vlm3_ros/bundled/*"))
 NODES = ("vlm3_node", "sim_node")
 REQUIREMENTS = ("core", "vlm", "offline", "report", "train", "test", "ros-jazzy-wheels")
 
@@ -100,6 +102,24 @@ def test_shared_file_is_installed_as_it_is(path):
     assert installed.read_bytes() == (ROOT / path).read_bytes(), "installed before the last change? ./run setup"
 
 
+@pytest.mark.parametrize("path", BUNDLED)
+def test_file_of_the_bundled_model_is_installed_as_it_is(path):
+    (packages,) = Path(get_package_prefix("vlm3_ros")).glob("lib/python*/site-packages")
+    assert (packages / path).is_file(), "installed before the last change? ./run setup"
+    assert (packages / path).read_bytes() == (ROOT / path).read_bytes()
+
+
+@pytest.mark.skipif(not BUNDLED, reason="the bundled model is not in this source tree")
+def test_bundled_model_is_small_and_loads():
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= {Path(f).name for f in BUNDLED}
+    assert sum((ROOT / path).stat().st_size for path in BUNDLED) <= 12e6
+    checkpoint = load("bundled", "cpu")
+    assert checkpoint.info.folder == ROOT / "vlm3_ros" / "bundled"
+    assert sum(p.numel() for p in checkpoint.model.parameters()) == pytest.approx(
+        checkpoint.info.parameters, rel=0.02
+    )
+
+
 @pytest.mark.parametrize("node", NODES)
 def test_node_is_installed_where_ros2_run_looks(node):
     executable = Path(get_package_prefix("vlm3_ros"), "lib", "vlm3_ros", node)
@@ -118,7 +138,7 @@ def test_wheel_without_ros(sources, tmp_path):
         metadata = archive.read(f"vlm3_ros-{vlm3_ros.__version__}.dist-info/METADATA").decode()
     share = f"vlm3_ros-{vlm3_ros.__version__}.data/data/share"
     assert set(MODULES) == {name for name in names if name.endswith(".py") and name.startswith("vlm3_ros/")}
-    assert "vlm3_ros/offline/report/page.html" in names
+    assert {"vlm3_ros/offline/report/page.html", *BUNDLED} <= set(names)
     assert {f"{share}/vlm3_ros/{path}" for path in SHARED} <= set(names)
     assert f"{share}/ament_index/resource_index/packages/vlm3_ros" in names
     needed = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", metadata, re.MULTILINE)
@@ -138,3 +158,5 @@ def test_colcon_workspace(sources):
     assert all(Path(path).is_relative_to(prefix) for path in found.stdout.split())
     assert all(os.access(prefix / "lib" / "vlm3_ros" / node, os.X_OK) for node in NODES)
     assert all((prefix / "share" / "vlm3_ros" / path).is_file() for path in [*SHARED, "package.xml"])
+    (packages,) = prefix.glob("lib/python*/site-packages")
+    assert all((packages / path).is_file() for path in BUNDLED)

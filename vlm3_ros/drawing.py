@@ -85,13 +85,15 @@ class Map:
                 start, end = self._pixels(np.array(ends, float)).tolist()
                 cv2.line(self.picture, start, end, GRID, 1)
 
-    def points(self, xyz: np.ndarray, rgb: np.ndarray) -> None:
-        """Coloured points [N, 3], the higher ones on top; ``rgb`` uint8 [N, 3]."""
+    def points(self, xyz: np.ndarray, rgb: np.ndarray, size: int = 1) -> None:
+        """Coloured points [N, 3] of some pixels' size, the higher ones on top; ``rgb`` uint8 [N, 3]."""
         order = np.argsort(xyz[:, 2])
         pixels = self._pixels(xyz[order, :2])
         height, width, _ = self.picture.shape
-        inside = ((pixels >= 0) & (pixels < (width, height))).all(axis=1)
-        self.picture[pixels[inside, 1], pixels[inside, 0]] = rgb[order][inside]
+        for aside in np.ndindex(size, size):
+            at = pixels + aside
+            inside = ((at >= 0) & (at < (width, height))).all(axis=1)
+            self.picture[at[inside, 1], at[inside, 0]] = rgb[order][inside]
 
     def path(self, xy: np.ndarray, colour: Colour, thickness: int = 2) -> None:
         """A line through [N, 2], its end marked."""

@@ -16,6 +16,7 @@ from typing import Any
 import cv2
 import rclpy
 from ament_index_python.packages import get_package_prefix
+from rclpy.signals import SignalHandlerOptions
 
 from vlm3_ros.config import one_checkpoint
 from vlm3_ros.ros.compared import values
@@ -47,7 +48,7 @@ def run(model: str, test_double: str | None, frames: int, out: Path, port: int |
     out.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.haveImageWriter(str(out)):
         raise RuntimeError(f"{out} is not the name of a picture: let it end in .png or .jpg")
-    rclpy.init()
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C is a KeyboardInterrupt, as anywhere
     try:
         with shown(port) as page, _perceived(frames, settings) as growing:
             if page is not None:

@@ -13,7 +13,7 @@ from vlm3_ros.ros.compared import T_world_odom
 from vlm3_ros.ros.witness import Moment
 
 SIZE = (480, 360)  # of a panel
-WALLS: drawing.Colour = (84, 92, 100)
+TRUE_ROOM: drawing.Colour = (58, 112, 74)
 EVERY = 7  # of the points of a frame; the map has no more pixels
 OVERHEAD_M = 2.0  # higher than this, the ceiling hides the rest
 
@@ -48,9 +48,10 @@ def _depth(depth: np.ndarray, near: float, far: float, title: str) -> np.ndarray
 def _from_above(moments: Sequence[Moment]) -> np.ndarray:
     """Map in world axes of what is true, and of what was perceived in every frame with a pose over it."""
     room = np.concatenate([_true_points(m) for m in moments])
-    above = drawing.Map(*np.percentile(room[:, :2], [0.5, 99.5], axis=0), 960, 540)
+    low, high = np.percentile(room[:, :2], [0.5, 99.5], axis=0)
+    above = drawing.Map(low, high, 960, 540)
     standing = room[(room[:, 2] > 0.1) & (room[:, 2] < OVERHEAD_M)]
-    above.points(standing, np.full((len(standing), 3), WALLS, np.uint8))
+    above.points(standing, np.full((len(standing), 3), TRUE_ROOM, np.uint8), size=2)
 
     start = T_world_odom(moments)
     if start is not None:
@@ -68,7 +69,7 @@ def _from_above(moments: Sequence[Moment]) -> np.ndarray:
         above.path(np.array([T[:2, 3] for _, T in placed]), PERCEIVED)
     drawing.caption(
         above.picture,
-        ("from above, 1 m grid: cloud perceived in colour, the true room in grey; path and boxes", INK),
+        ("from above, 1 m grid: the perceived cloud on the true room; path and boxes", INK),
         ("true", TRUE),
         ("perceived", PERCEIVED),
     )

@@ -16,6 +16,7 @@ from vision_msgs.msg import Detection3DArray
 from vlm3_ros.geometry.motion import Pose
 from vlm3_ros.perception import Frame
 from vlm3_ros.ros import messages
+from vlm3_ros.sim import Rendering
 from vlm3_ros.sim.tour import Tour, true_boxes
 
 FRAME_ID = "camera_optical_frame"
@@ -46,6 +47,7 @@ class SimNode(Node):
         self._stamp, self._sent = 0, 0.0  # of the last image: nanoseconds, monotonic seconds
         self._tour = Tour.demo(**values)
         self._shown = -1
+        self._view: Rendering | None = None
         self._image = self.create_publisher(Image, "image", 5)
         self._info = self.create_publisher(CameraInfo, "camera_info", 5)
         self._depth = self.create_publisher(Image, "truth/depth/image", 5)
@@ -69,8 +71,9 @@ class SimNode(Node):
             self._show(self._shown + 1)
 
     def _show(self, i: int) -> None:
-        self._shown = i % len(self._tour)
-        view = self._tour[self._shown]
+        i %= len(self._tour)
+        view = self._tour[i] if self._view is None or i != self._shown else self._view
+        self._shown, self._view = i, view
         self._stamp, self._sent = self.get_clock().now().nanoseconds, time.monotonic()
         frame = Frame("", self._stamp, FRAME_ID, view.image, view.camera)
         head = messages.header(frame)
