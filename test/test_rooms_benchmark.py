@@ -17,7 +17,7 @@ from truth import TrueFrame, TruthView, fingerprint
 from benchmarks.rooms import answerers, boxes, depth, focal
 from benchmarks.rooms.asking import TASKS, Job, perceive
 from benchmarks.rooms.place import HFOV_DEG, Place, camera
-from benchmarks.rooms.report import measures, table
+from benchmarks.rooms.report import measures, table, written
 from vlm3_ros.camera import unified
 from vlm3_ros.learn.questions import Seen, grounding_exchange, object_exchanges
 from vlm3_ros.learn.sample import Exchange, Known
@@ -178,3 +178,4 @@ def test_the_table_has_a_line_for_every_row_and_a_dash_for_what_is_not_measured(
     assert len(lines) == 2 + sum(len(task.ROWS) for task in TASKS.values())
     assert lines[2].startswith("| depth | δ1, greedy | 1.000 | 0.")
     assert lines[-1].endswith("| – | – |")
+    assert written(found)["untrained"]["depth"]["abs_rel"] is None

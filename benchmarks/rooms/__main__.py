@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rooms.asking import TASKS, Crew, Job, Result, gathered
-from benchmarks.rooms.report import COLUMNS, measures, table
+from benchmarks.rooms.report import COLUMNS, measures, table, written
 from vlm3_ros.learn.model import Size, new_checkpoint
 from vlm3_ros.vlm import ModelError
 from vlm3_ros.vlm.checkpoint import inspect
@@ -67,7 +67,7 @@ def main() -> None:
             "date": time.strftime("%Y-%m-%d"),
             "rooms": rooms,
             "cpu_seconds_per_room": seconds,
-            "measures": found,
+            "measures": written(found),
         }
         arguments.out.write_text(json.dumps(content, indent=1) + "\n")
 

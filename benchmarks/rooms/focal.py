@@ -16,7 +16,7 @@ from benchmarks.rooms.place import HFOV_DEG, Place, camera
 from vlm3_ros.config import Config
 from vlm3_ros.perception.depth import ask_depth
 
-PIXELS = 32
+PIXELS = 24
 OTHER_DEG = (55.0, 62.0, 82.0)
 WAYS = ("unified", "as_it_is")
 ROWS = {

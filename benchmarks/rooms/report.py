@@ -40,6 +40,17 @@ def table(found: Measures, rooms: Mapping[str, int]) -> str:
     return "\n".join(lines)
 
 
+def written(found: Measures) -> dict[str, Any]:
+    """As JSON has it, which knows no NaN."""
+    return {
+        column: {
+            task: {row: value if math.isfinite(value) else None for row, value in rows.items()}
+            for task, rows in tasks.items()
+        }
+        for column, tasks in found.items()
+    }
+
+
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
