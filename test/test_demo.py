@@ -60,7 +60,7 @@ def test_demo_ends_by_itself_with_a_picture_and_true_values(tmp_path: Path):
     assert shown.shape == (900, 1440, 3)
     assert len(np.unique(shown[:360, :480].reshape(-1, 3), axis=0)) > 1000  # a real image in the first panel
     assert "GROUND TRUTH (a test double, no model)" in demo.output
-    assert "4 frames: 4 with a pose, 4 with a list of boxes" in demo.output
+    assert "frames: 4, 4 with a pose, 4 with a list of boxes" in demo.output
     values = re.search(r"depth: delta1 ([\d.]+), AbsRel ([\d.]+)", demo.output)
     assert float(values[1]) > 0.95
     assert float(values[2]) < 0.05
@@ -78,7 +78,7 @@ def test_demo_of_a_model_that_answers_garbage_ends_too(tmp_path: Path):
     with ros.Process(CLI, "demo", "--model", folder, "--frames", 2, "--out", tmp_path / "demo.png") as demo:
         assert demo.wait(500.0) == 0, demo.output
     assert f"answers by: {folder}" in demo.output
-    assert re.search(r"2 frames: \d with a pose, \d with a list of boxes", demo.output)
+    assert re.search(r"frames: 2, \d with a pose, \d with a list of boxes", demo.output)
     assert cv2.imread(str(tmp_path / "demo.png")).shape == (900, 1440, 3)
 
 
@@ -127,7 +127,7 @@ def test_values_say_what_was_refused_and_what_blind_answers_score():
     ]
     said = "\n".join(compared.values(moments))
     true = [len(m.true_boxes) for m in moments]
-    assert "3 frames: 2 with a pose, 2 with a list of boxes" in said
+    assert "frames: 3, 2 with a pose, 2 with a list of boxes" in said
     assert "depth: delta1 1.000, AbsRel 0.067" in said  # a third of the pixels is off by a fifth
     assert "error 0.00 m on average" in said
     assert re.search(r"had it stood still: 0\.[1-9]", said)

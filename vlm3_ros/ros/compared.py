@@ -18,7 +18,7 @@ def values(moments: Sequence[Moment]) -> list[str]:
     posed = sum(m.T_odom_camera is not None for m in moments)
     listed = sum(m.boxes is not None for m in moments)
     return [
-        f"{len(moments)} frames: {posed} with a pose, {listed} with a list of boxes",
+        f"frames: {len(moments)}, {posed} with a pose, {listed} with a list of boxes",
         *_depth(moments),
         *_path(moments),
         *_objects(moments),

@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import rclpy
 from ament_index_python.packages import get_package_prefix
-from rclpy.signals import SignalHandlerOptions
+from rclpy.executors import ExternalShutdownException
 
 from vlm3_ros.config import one_checkpoint
 from vlm3_ros.ros.compared import values
@@ -42,13 +42,14 @@ def run(model: str, test_double: str | None, frames: int, out: Path, port: int |
     """Start simulator and node, wait for ``frames`` perceived frames, write the picture and print the values.
 
     ``test_double`` answers instead of the ``model``, if given. With a ``port`` the picture is also shown on a page
-    while it grows. Raises RuntimeError when nothing comes, OSError where the picture cannot be written.
+    while it grows. Raises RuntimeError when nothing comes, OSError where the picture cannot be written, and
+    KeyboardInterrupt.
     """
     about, settings = who_answers(model, test_double)
     out.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.haveImageWriter(str(out)):
         raise RuntimeError(f"{out} is not the name of a picture: let it end in .png or .jpg")
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C is a KeyboardInterrupt, as anywhere
+    rclpy.init()
     try:
         with shown(port) as page, _perceived(frames, settings) as growing:
             if page is not None:
@@ -57,6 +58,8 @@ def run(model: str, test_double: str | None, frames: int, out: Path, port: int |
             for moments in growing:
                 if page is not None:
                     page.show(picture(moments, [*about, *values(moments)]))
+    except ExternalShutdownException as error:  # ended by a signal
+        raise KeyboardInterrupt from error
     finally:
         rclpy.try_shutdown()
     lines = [*about, *values(moments)]

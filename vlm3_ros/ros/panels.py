@@ -25,7 +25,8 @@ def picture(moments: Sequence[Moment], lines: Sequence[str]) -> np.ndarray:
         drawing.write(text, line, (14, 30 + 23 * i), size=0.44)
     last = moments[-1]
     near, far = np.nanpercentile(last.true_depth, [1, 99])
-    depths = [_depth(last.depth, near, far, "depth perceived"), _depth(last.true_depth, near, far, "depth true")]
+    title = "depth perceived" if np.isfinite(last.depth).any() else "depth perceived: every answer was refused"
+    depths = [_depth(last.depth, near, far, title), _depth(last.true_depth, near, far, "depth true")]
     return np.vstack([np.hstack([_camera(last, len(moments)), *depths]), np.hstack([_from_above(moments), text])])
 
 
@@ -48,8 +49,9 @@ def _depth(depth: np.ndarray, near: float, far: float, title: str) -> np.ndarray
 def _from_above(moments: Sequence[Moment]) -> np.ndarray:
     """Map in world axes of what is true, and of what was perceived in every frame with a pose over it."""
     room = np.concatenate([_true_points(m) for m in moments])
+    path = np.array([m.T_world_camera[:2, 3] for m in moments])
     low, high = np.percentile(room[:, :2], [0.5, 99.5], axis=0)
-    above = drawing.Map(low, high, 960, 540)
+    above = drawing.Map(np.minimum(low, path.min(axis=0)), np.maximum(high, path.max(axis=0)), 960, 540)
     standing = room[(room[:, 2] > 0.1) & (room[:, 2] < OVERHEAD_M)]
     above.points(standing, np.full((len(standing), 3), TRUE_ROOM, np.uint8), size=2)
 
@@ -61,7 +63,7 @@ def _from_above(moments: Sequence[Moment]) -> np.ndarray:
         above.points(cloud[indoors], np.concatenate([m.colours[::EVERY] for m, _ in placed])[indoors])
     for box in moments[-1].true_boxes:
         above.footprint(_moved(box.corners(), moments[-1].T_world_camera), box.label, TRUE)
-    above.path(np.array([m.T_world_camera[:2, 3] for m in moments]), TRUE, 5)
+    above.path(path, TRUE, 5)
     if start is not None:
         if placed[-1][0] is moments[-1]:
             for box in moments[-1].boxes or ():
