@@ -97,7 +97,7 @@ def test_demo_of_a_model_that_answers_garbage_ends_too(tmp_path: Path):
 )
 def test_demo_that_cannot_be_says_why(arguments, status, said, tmp_path):
     with ros.Process(CLI, "demo", *arguments) as demo:
-        assert demo.wait(120.0) == status
+        assert demo.wait(300.0) == status
     assert said in demo.output
 
 

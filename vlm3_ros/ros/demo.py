@@ -45,10 +45,10 @@ def run(model: str, test_double: str | None, frames: int, out: Path, port: int |
     while it grows. Raises RuntimeError when nothing comes, OSError where the picture cannot be written, and
     KeyboardInterrupt.
     """
-    about, settings = who_answers(model, test_double)
-    out.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.haveImageWriter(str(out)):
         raise RuntimeError(f"{out} is not the name of a picture: let it end in .png or .jpg")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    about, settings = who_answers(model, test_double)
     rclpy.init()
     try:
         with shown(port) as page, _perceived(frames, settings) as growing:
