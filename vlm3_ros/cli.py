@@ -104,7 +104,7 @@ def main() -> int:
     train.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="one setting; may be repeated"
     )
-    train.set_defaults(run=_train)
+    train.set_defaults(run=_train, goes_on=True)
 
     merge = commands.add_parser("merge", help="put trained adapters into the weights: a checkpoint of its own")
     merge.add_argument("folder", type=Path, help="what --out was for `vlm3 train`")
@@ -229,9 +229,6 @@ def _demo(arguments: argparse.Namespace) -> int:
     except (RuntimeError, OSError) as error:
         print(f"vlm3 demo: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("vlm3 demo: interrupted", file=sys.stderr)
-        return 130
     return 0
 
 

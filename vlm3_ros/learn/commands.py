@@ -17,7 +17,7 @@ from vlm3_ros.vlm import ModelError
 
 
 def train(arguments: Namespace) -> int:
-    """Run a recipe, or what is left of it; returns the exit status, 130 if interrupted."""
+    """Run a recipe, or what is left of it; returns the exit status."""
     logging.basicConfig(level=logging.INFO, format="vlm3 train: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     out: Path = arguments.out
@@ -29,9 +29,6 @@ def train(arguments: Namespace) -> int:
         print(f"The checkpoint is {run(recipe, out)}")
     except (ConfigError, DataError, ModelError) as error:
         return _failed("train", error)
-    except KeyboardInterrupt:
-        print("vlm3 train: interrupted; the same command goes on from the last saved step", file=sys.stderr)
-        return 130
     return 0
 
 

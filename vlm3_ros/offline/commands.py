@@ -88,7 +88,8 @@ def _compare(arguments: Namespace) -> int:
 
 def _calibrate(arguments: Namespace) -> int:
     """Find depth.answer and depth.scale from true depth; returns 0 if both could be told."""
-    config = settings.read_config(arguments.config, arguments.set, model=arguments.model).updated({"node.tasks": ["depth"]})
+    config = settings.read_config(arguments.config, arguments.set, model=arguments.model)
+    config = config.updated({"node.tasks": ["depth"]})
     source = open_source(arguments.source, Choices(**given(arguments)), config.camera)
     with closing(models_for(config)) as models:
         answers = calibration.asked(source, config, models, arguments.frames)
@@ -106,7 +107,7 @@ def _benchmark(arguments: Namespace) -> int:
     """Ask what a label file labels, and print the paper's table row; returns 0 if any label could be used."""
     labels = LabelFile(arguments.labels)
     dataset = published.known_dataset(labels.kind, arguments.dataset) if arguments.dataset else ""
-    config = settings.read_config(arguments.config, arguments.set, AS_PUBLISHED)
+    config = settings.read_config(arguments.config, arguments.set, AS_PUBLISHED, arguments.model)
     config = config.updated({"node.tasks": [TASKS[labels.kind]]})
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)  # fails before hours of asking, not after
