@@ -28,9 +28,9 @@ PARAMETERS = {
     "hfov_deg": (70.0, "horizontal field of view in degrees"),
     "rate_hz": (5.0, "images per second; the camera moves 0.3 m/s"),
     "seconds": (60.0, "length of the walk; then it starts over"),
-    "wait_for": ("", "topic of images; the walk goes on when one with the last stamp comes, not by the clock"),
+    "wait_for": ("", "topic of images; the walk goes on when one with an image's stamp comes, not by the clock"),
 }
-LOST_S = 60.0  # the walk goes on if it has waited for so long
+LOST_S = 3.0  # without an answer for so long, the image is sent again: transport is best effort
 
 
 class SimNode(Node):
@@ -44,7 +44,8 @@ class SimNode(Node):
         }
         self._answers: str = values.pop("wait_for")
         self._answered = False
-        self._stamp, self._sent = 0, 0.0  # of the last image: nanoseconds, monotonic seconds
+        self._stamps: set[int] = set()  # nanoseconds, of all images of the present view
+        self._sent = 0.0  # monotonic seconds, of the last image
         self._tour = Tour.demo(**values)
         self._shown = -1
         self._view: Rendering | None = None
@@ -62,20 +63,25 @@ class SimNode(Node):
         """By the clock. Until the first answer comes the camera stands still: a model may take minutes to load."""
         if self._answers and not self._answered:
             self._show(0)
-        elif not self._answers or time.monotonic() - self._sent > LOST_S:
+        elif not self._answers:
             self._show(self._shown + 1)
+        elif time.monotonic() - self._sent > LOST_S:
+            self._show(self._shown)
 
     def _on_answer(self, answer: Image) -> None:
-        if not self._answered or messages.nanoseconds(answer.header) == self._stamp:
+        if messages.nanoseconds(answer.header) in self._stamps:
             self._answered = True
             self._show(self._shown + 1)
 
     def _show(self, i: int) -> None:
         i %= len(self._tour)
-        view = self._tour[i] if self._view is None or i != self._shown else self._view
-        self._shown, self._view = i, view
-        self._stamp, self._sent = self.get_clock().now().nanoseconds, time.monotonic()
-        frame = Frame("", self._stamp, FRAME_ID, view.image, view.camera)
+        if self._view is None or i != self._shown:
+            self._shown, self._view = i, self._tour[i]
+            self._stamps.clear()
+        view, stamp = self._view, self.get_clock().now().nanoseconds
+        self._stamps.add(stamp)
+        self._sent = time.monotonic()
+        frame = Frame("", stamp, FRAME_ID, view.image, view.camera)
         head = messages.header(frame)
         self._info.publish(messages.camera_info(head, view.camera))
         self._image.publish(messages.colour_image(head, view.image))
