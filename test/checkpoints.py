@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
+from vlm3_ros.learn.model import CHAT_TEMPLATE
 from vlm3_ros.vlm.engine import Engine
 from vlm3_ros.vlm.interface import Picture
 from vlm3_ros.vlm.keyvalues import OwnTokens
@@ -30,18 +31,6 @@ from vlm3_ros.vlm.loading import Checkpoint, load
 
 ROOT = Path(__file__).parent.parent
 TRIMMED_TOKENIZER = Path(__file__).parent / "data" / "tokenizer" / "tokenizer.json"
-
-CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-<|im_start|>{{ message.role }}
-{% for part in message.content -%}
-{%- if part.type == 'image' -%}<|vision_start|><|image_pad|><|vision_end|>{%- else -%}{{ part.text }}{%- endif -%}
-{%- endfor -%}
-<|im_end|>
-{% endfor -%}
-{%- if add_generation_prompt -%}<|im_start|>assistant
-{% endif -%}
-"""
 
 
 @dataclass(frozen=True)
