@@ -29,13 +29,13 @@ import cv2
 import numpy as np
 
 from vlm3_ros.config import CameraConfig
-from vlm3_ros.learn import reading
-from vlm3_ros.learn.build import Plan, build
-from vlm3_ros.learn.compose import Amounts
-from vlm3_ros.learn.recording import Recording
-from vlm3_ros.learn.sample import Exchange, Sample
-from vlm3_ros.learn.shards import DataSet
-from vlm3_ros.learn.survey import Rules
+from vlm3_ros.learn.data import reading
+from vlm3_ros.learn.data.build import Plan, build
+from vlm3_ros.learn.data.compose import Amounts
+from vlm3_ros.learn.data.recording import Recording
+from vlm3_ros.learn.data.sample import Exchange, Sample
+from vlm3_ros.learn.data.shards import DataSet
+from vlm3_ros.learn.data.survey import Rules
 from vlm3_ros.offline.sources import Choices
 from vlm3_ros.tasks import pose
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from vlm3_ros.camera import Camera
 from vlm3_ros.config import CameraConfig
-from vlm3_ros.learn import simulated
-from vlm3_ros.learn.recording import Recording
-from vlm3_ros.learn.sample import Known
-from vlm3_ros.learn.survey import Rules
+from vlm3_ros.learn.data import simulated
+from vlm3_ros.learn.data.recording import Recording
+from vlm3_ros.learn.data.sample import Known
+from vlm3_ros.learn.data.survey import Rules
 from vlm3_ros.offline.sources import Choices
 from vlm3_ros.sim import Rendering, demo_room, render, walk
 

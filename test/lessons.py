@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from vlm3_ros.learn.build import Plan, build
-from vlm3_ros.learn.compose import Amounts
-from vlm3_ros.learn.sample import Exchange, Sample
+from vlm3_ros.learn.data.build import Plan, build
+from vlm3_ros.learn.data.compose import Amounts
+from vlm3_ros.learn.data.sample import Exchange, Sample
+from vlm3_ros.learn.data.simulated import SimulatedRooms
 from vlm3_ros.learn.scores import question
-from vlm3_ros.learn.simulated import SimulatedRooms
-from vlm3_ros.tasks import depth, matching, pose
+from vlm3_ros.tasks import depth, grounding, matching, pose
 from vlm3_ros.tasks.pose import PoseAnswer
 from vlm3_ros.vlm import Picture
 
@@ -27,13 +27,16 @@ def mixture(folder: Path) -> Path:
     return path
 
 
-def sample(seed: int = 0, pictures: int = 1) -> Sample:
+def sample(seed: int = 0, pictures: int = 1, grounded: bool = False) -> Sample:
     """Noise, and questions of the protocol about it."""
     rng = np.random.default_rng(seed)
     shown = tuple(Picture(rng.integers(0, 256, (96, 128, 3), np.uint8), (128, 96)) for _ in range(pictures))
     if pictures == 1:
         asked = depth.questions(rng.integers(0, depth.BINS, (5, 2)).tolist())
         exchanges = [Exchange("depth", q.text, depth.answer(rng.uniform(0.1, 99.0))) for q in asked]
+        if grounded:
+            things = [grounding.Box2D("table", 100, 200, 500, 900), grounding.Box2D("sofa", 300, 300, 400, 500)]
+            exchanges.append(Exchange("grounding", grounding.question(LABELS).text, grounding.answer(things)))
     else:
         asked = matching.questions(rng.integers(0, matching.BINS, (4, 2)).tolist())
         exchanges = [Exchange("matching", q.text, matching.answer(*rng.integers(0, 1000, 2))) for q in asked]

@@ -15,18 +15,18 @@ import numpy as np
 import pytest
 from learning import recording, tour, write_recording
 
-from vlm3_ros.learn.build import Plan, build, fingerprint
-from vlm3_ros.learn.compose import Amounts, compose
-from vlm3_ros.learn.shards import DataError, DataSet
-from vlm3_ros.learn.simulated import SimulatedRooms
+from vlm3_ros.learn.data.build import Plan, build, fingerprint
+from vlm3_ros.learn.data.compose import Amounts, compose
+from vlm3_ros.learn.data.shards import DataError, DataSet
+from vlm3_ros.learn.data.simulated import SimulatedRooms
 
 FEW = Amounts(depth=20, matching=8, objects=6, labels=("chair", "table"), image_scale=0.25)
 PATHS = os.pathsep.join(map(str, (Path(__file__).parents[1], Path(__file__).parent)))
 KILLED = """
 import sys
 from pathlib import Path
-from vlm3_ros.learn.build import Plan, build
-from vlm3_ros.learn.simulated import SimulatedRooms
+from vlm3_ros.learn.data.build import Plan, build
+from vlm3_ros.learn.data.simulated import SimulatedRooms
 from test_learn_build import FEW
 if __name__ == "__main__":
     build(Plan(SimulatedRooms(0, 10), FEW, groups_per_shard=2), Path(sys.argv[1]), workers=2)
@@ -110,7 +110,7 @@ def _alive(session: int) -> list[int]:
 
 
 def test_a_worker_that_is_ended_from_outside_is_told_of(tmp_path, monkeypatch):
-    monkeypatch.setattr("vlm3_ros.learn.build._start", _die)
+    monkeypatch.setattr("vlm3_ros.learn.data.build._start", _die)
     with pytest.raises(DataError, match="the same command goes on"):
         build(rooms(), tmp_path / "data")
 

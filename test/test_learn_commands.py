@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from learning import tour, write_recording
 
-from vlm3_ros.learn.shards import DataSet
+from vlm3_ros.learn.data.shards import DataSet
 
 AMOUNTS = ["--depth", "12", "--matching", "6", "--objects", "6", "--image-scale", "0.25", "--workers", "1"]
 

@@ -9,9 +9,9 @@ import torch
 from checkpoints import TINY, WIDE, Size
 from torch.testing import assert_close
 
-from vlm3_ros.learn.auxiliary import Auxiliary, total
+from vlm3_ros.learn.auxiliary import DEPTH_BINS, DEPTHS_M, Auxiliary, _inside, _spread, total
+from vlm3_ros.learn.data.sample import Exchange, Sample
 from vlm3_ros.learn.looks import IGNORED, Lesson, SharedPrefix, answer_loss, lesson, tree
-from vlm3_ros.learn.sample import Exchange, Sample
 from vlm3_ros.vlm.loading import Checkpoint
 
 
@@ -79,7 +79,7 @@ def test_what_questions_share_is_fed_once():
 def test_an_abridged_lesson_keeps_positions_and_leaves_out_constant_text():
     checkpoint = checkpoints.loaded(TINY)
     whole = lesson(lessons.sample(), checkpoint).groups[0][1]
-    brief = lesson(lessons.sample(), checkpoint, {"depth": 10}).groups[0][1]
+    brief = lesson(lessons.sample(), checkpoint, {"depth": (10, 0)}).groups[0][1]
     assert brief.tokens.shape[1] < whole.tokens.shape[1] / 3
     for row, (tokens, depth) in enumerate(zip(brief.tokens, brief.depth, strict=True)):
         fed = depth[: int((brief.labels[row] != IGNORED).nonzero().max()) + 1]
@@ -89,28 +89,35 @@ def test_an_abridged_lesson_keeps_positions_and_leaves_out_constant_text():
         assert rest > brief.asked[row] + 20  # the gap
 
 
-def test_late_digits_are_the_third_and_later_ones_of_a_number():
+def test_digits_are_counted_from_the_first_that_is_not_zero():
     checkpoint = checkpoints.loaded(TINY)
     exchange = lessons.sample().exchanges[0]
-    for text, late in (("12.34", "34"), ("0.05", ""), ("8.49", "9"), ("0.123", "3")):
-        answer = f"<answer> {text} </answer>"
+    for first, later in (("12", ".34"), ("0.05", ""), ("8.4", "9"), ("0.12", "3")):
+        answer = f"<answer> {first}{later} </answer>"
         made = Sample("", "", lessons.sample().pictures, (Exchange("depth", exchange.question, answer),))
         rows = lesson(made, checkpoint).groups[0][1]
-        assert checkpoint.tokenizer.decode(rows.labels[0][rows.late[0]]) == late
+        places, labels = rows.digits[0], rows.labels[0]
+        assert checkpoint.tokenizer.decode(labels[(places > 0) & (places < 3)]) == first.replace(".", "")
+        assert checkpoint.tokenizer.decode(labels[places > 2]) == later.replace(".", "")
 
 
-def test_the_weight_of_late_digits_changes_the_loss_only_where_there_are_some():
+@pytest.mark.parametrize(("first", "later"), [(1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (5.0, 0.5)])
+def test_digits_weigh_as_much_as_asked(first, later):
     checkpoint = checkpoints.loaded(TINY)
     run = SharedPrefix(checkpoint)
     with torch.no_grad():
         ((rows, states, _),) = run(lesson(lessons.sample(), checkpoint)).rows
-        plain, light = (answer_loss(run.language, rows, states, weight) for weight in (1.0, 0.0))
-    labels, late = rows.labels[rows.labels != IGNORED], rows.late[rows.labels != IGNORED]
-    of_all = torch.nn.functional.cross_entropy(
-        run.language.all_logits(states[rows.labels != IGNORED]), labels, reduction="none"
+        got = answer_loss(run.language, rows, states, first, later)
+    learned = rows.labels != IGNORED
+    losses = torch.nn.functional.cross_entropy(
+        run.language.all_logits(states[learned]), rows.labels[learned], reduction="none"
     )
-    assert_close(plain, of_all.mean())
-    assert_close(light, of_all[~late].mean())
+    places = rows.digits[learned]
+    weights = torch.ones(len(losses))
+    weights[(places == 1) | (places == 2)] = first
+    weights[places > 2] = later
+    assert (places > 2).any()
+    assert_close(got, (weights * losses).sum() / weights.sum())
 
 
 def test_tree_attention_is_attention_over_prefix_and_own_tokens():
@@ -136,21 +143,37 @@ def test_auxiliary_losses_reach_the_vision_tower_and_shrink_when_followed(pictur
     model = checkpoint.model.requires_grad_(True)
     torch.manual_seed(0)
     run, heads = SharedPrefix(checkpoint), Auxiliary(TINY.hidden)
-    taught = lesson(lessons.sample(pictures=pictures), checkpoint)
+    sample = lessons.sample(pictures=pictures, grounded=True)
+    taught = lesson(sample, checkpoint)
     optimizer = torch.optim.Adam([*model.parameters(), *heads.parameters()], lr=3e-3)
     history = []
     for _ in range(12):
         result = run(taught)
-        losses = {**heads.seeing(taught, result.visual), **heads.knowing(taught, result)}
+        losses = {**heads.seeing(sample, taught.sizes, result.visual), **heads.knowing(taught, result)}
         optimizer.zero_grad()
         total(losses).backward()
         optimizer.step()
         history.append({name: float(loss) for name, loss in losses.items()})
     assert model.model.visual.patch_embed.proj.weight.grad.abs().max() > 0.0
     assert history[0].keys() == (
-        {"seen depth", "position", "place", "depth"}
+        {"seen depth", "seen thing", "seen box", "position", "place", "depth"}
         if pictures == 1
-        else {"seen match", "position", "place", "match", "flow"}
+        else {"seen match", "position", "place", "fetched", "match", "flow", "motion"}
     )
     assert sum(history[-1].values()) < 0.8 * sum(history[0].values())
     model.requires_grad_(False)
+
+
+def test_a_depth_is_spread_over_bins_around_it():
+    of_depths = _spread(torch.tensor([0.5, 2.0, 8.0]))
+    edges = torch.linspace(*torch.tensor(DEPTHS_M).log(), DEPTH_BINS + 1)
+    middles = (edges[1:] + edges[:-1]) / 2
+    assert_close(of_depths.sum(dim=1), torch.ones(3))
+    assert_close((of_depths @ middles).exp(), torch.tensor([0.5, 2.0, 8.0]), rtol=0.01, atol=0.0)
+
+
+def test_tokens_are_in_the_boxes_that_hold_their_middle_and_small_boxes_have_one():
+    corners = torch.tensor([[0.0, 0.0, 0.5, 1.0], [0.9, 0.9, 0.92, 0.92]])
+    inside = _inside(corners, (2, 4))
+    assert inside[:, 0].view(2, 4).tolist() == [[True, True, False, False]] * 2
+    assert inside[:, 1].nonzero().flatten().tolist() == [7]

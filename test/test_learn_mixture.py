@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from learning import recording, tour, write_recording
 
-from vlm3_ros.learn.build import Plan, build
-from vlm3_ros.learn.compose import Amounts
-from vlm3_ros.learn.mixture import Drawn, Mixture
-from vlm3_ros.learn.shards import DataError
-from vlm3_ros.learn.simulated import SimulatedRooms
+from vlm3_ros.learn.data.build import Plan, build
+from vlm3_ros.learn.data.compose import Amounts
+from vlm3_ros.learn.data.mixture import Drawn, Mixture
+from vlm3_ros.learn.data.shards import DataError
+from vlm3_ros.learn.data.simulated import SimulatedRooms
 
 FEW = Amounts(depth=10, matching=4, objects=4, image_scale=0.25)
 

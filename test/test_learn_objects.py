@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from vlm3_ros.geometry.box3d import Box3D
-from vlm3_ros.learn import reading
-from vlm3_ros.learn.objects import COMPARE, about_regions
-from vlm3_ros.learn.sample import Exchange, Region
+from vlm3_ros.learn.data import reading
+from vlm3_ros.learn.data.objects import COMPARE, about_regions
+from vlm3_ros.learn.data.sample import Exchange, Region
 from vlm3_ros.tasks import objects
 
 SIZE = (640, 480)

@@ -14,10 +14,10 @@ from truth import TrueFrame, TruthVLM, fingerprint
 
 from vlm3_ros.camera import Camera
 from vlm3_ros.geometry.box3d import Box3D
-from vlm3_ros.learn import reading
-from vlm3_ros.learn.compose import Amounts, compose
-from vlm3_ros.learn.groups import Group
-from vlm3_ros.learn.sample import Exchange, Known, Region, Sample
+from vlm3_ros.learn.data import reading
+from vlm3_ros.learn.data.compose import Amounts, compose
+from vlm3_ros.learn.data.groups import Group
+from vlm3_ros.learn.data.sample import Exchange, Known, Region, Sample
 from vlm3_ros.tasks import Question, Refusal, depth, pose
 
 VGA = Camera(640, 480, 500.0, 500.0, 319.5, 239.5)  # twice as large it has the unified focal length, and whole tokens

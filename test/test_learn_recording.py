@@ -19,11 +19,11 @@ from scipy.spatial.transform import Rotation
 
 from vlm3_ros.config import CameraConfig
 from vlm3_ros.geometry.box3d import Box3D
-from vlm3_ros.learn import regions, survey
-from vlm3_ros.learn.groups import NO_OVERLAP, Several
-from vlm3_ros.learn.recording import Recording, without_edges
-from vlm3_ros.learn.survey import Rules, blurred
-from vlm3_ros.learn.views import relative_pose
+from vlm3_ros.learn.data import regions, survey
+from vlm3_ros.learn.data.groups import NO_OVERLAP, Several
+from vlm3_ros.learn.data.recording import Recording, without_edges
+from vlm3_ros.learn.data.survey import Rules, blurred
+from vlm3_ros.learn.data.views import relative_pose
 from vlm3_ros.offline.opening import open_source
 from vlm3_ros.offline.sources import Choices
 from vlm3_ros.sim import covisibility

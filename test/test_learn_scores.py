@@ -9,9 +9,9 @@ import lessons
 import pytest
 
 from vlm3_ros.learn.curriculum import Curriculum, held_out
-from vlm3_ros.learn.mixture import Mixture
+from vlm3_ros.learn.data.mixture import Mixture
+from vlm3_ros.learn.data.sample import Exchange, Sample
 from vlm3_ros.learn.recipe import Recipe
-from vlm3_ros.learn.sample import Exchange, Sample
 from vlm3_ros.learn.scores import scores
 from vlm3_ros.tasks import Question, depth, grounding, matching
 from vlm3_ros.vlm import Answer, Picture

@@ -62,9 +62,12 @@ def losses(out: Path) -> list[float]:
     return [entry["loss"] for entry in json.loads((out / "history.json").read_text()) if "loss" in entry]
 
 
-@pytest.mark.parametrize("method", ["full", "qlora"])
-def test_a_run_killed_in_mid_step_goes_on_to_the_same_losses(tmp_path, data, start, method):
-    recipe = {**RECIPE, "model": str(start), "data": str(data), "method": method, "rank": 4, "steps": 8}
+SEE = {"stage": "see", "optimizer": "muon", "questions": {"depth": 8, "grounding": 1, "matching": 6}}
+
+
+@pytest.mark.parametrize("changes", [{"method": "full"}, {"method": "qlora", "rank": 4}, {"method": "full", **SEE}])
+def test_a_run_killed_in_mid_step_goes_on_to_the_same_losses(tmp_path, data, start, changes):
+    recipe = {**RECIPE, "model": str(start), "data": str(data), "steps": 8, **changes}
     whole = run(tmp_path, recipe, tmp_path / "whole")
     killed = tmp_path / "killed"
     with subprocess.Popen(command(tmp_path, recipe, killed), stderr=subprocess.DEVNULL, text=True) as process:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.data import RECORDINGS, verified
-from vlm3_ros.learn.compose import Amounts
+from vlm3_ros.learn.data.compose import Amounts
 
 MEDIAN_PX = 1.5  # what the errors of depth and motion capture may amount to, and the rounding of answers
 

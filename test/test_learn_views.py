@@ -12,7 +12,7 @@ from learning import known, tour, wall
 from numpy.testing import assert_allclose
 
 from vlm3_ros import sim
-from vlm3_ros.learn.views import agreement, carried_depth, correspondences, covisibility, depth_at
+from vlm3_ros.learn.data.views import agreement, carried_depth, correspondences, covisibility, depth_at
 
 PAIRS = [(0, 1), (0, 3), (5, 4), (8, 10)]
 GRID = np.mgrid[4:160:7, 4:120:7].reshape(2, -1).T

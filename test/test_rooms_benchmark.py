@@ -19,8 +19,8 @@ from benchmarks.rooms.asking import TASKS, Job, perceive
 from benchmarks.rooms.place import HFOV_DEG, Place, camera
 from benchmarks.rooms.report import measures, table, written
 from vlm3_ros.camera import unified
-from vlm3_ros.learn.questions import Seen, grounding_exchange, object_exchanges
-from vlm3_ros.learn.sample import Exchange, Known
+from vlm3_ros.learn.data.questions import Seen, grounding_exchange, object_exchanges
+from vlm3_ros.learn.data.sample import Exchange, Known
 from vlm3_ros.tasks import Question, objects
 from vlm3_ros.vlm import Answer, Picture
 from vlm3_ros.vlm.models import Models

@@ -210,7 +210,7 @@ def _offline(arguments: argparse.Namespace) -> int:
 
 
 def _data(arguments: argparse.Namespace) -> int:
-    from vlm3_ros.learn.data_commands import COMMANDS
+    from vlm3_ros.learn.data.commands import COMMANDS
 
     return COMMANDS[arguments.data_command](arguments)
 

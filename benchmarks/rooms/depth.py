@@ -11,8 +11,8 @@ from scipy.stats import rankdata
 from benchmarks.rooms.answerers import Show
 from benchmarks.rooms.place import Place
 from vlm3_ros.config import Config
-from vlm3_ros.learn.sample import Known
-from vlm3_ros.learn.views import depth_at
+from vlm3_ros.learn.data.sample import Known
+from vlm3_ros.learn.data.views import depth_at
 from vlm3_ros.perception.depth import ask_depth
 from vlm3_ros.perception.scene import Samples
 

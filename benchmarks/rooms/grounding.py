@@ -11,9 +11,9 @@ from benchmarks.rooms.answerers import Show
 from benchmarks.rooms.place import Place
 from vlm3_ros.camera import unified
 from vlm3_ros.config import Config
-from vlm3_ros.learn import reading
-from vlm3_ros.learn.questions import grounding_exchange
-from vlm3_ros.learn.sample import Exchange
+from vlm3_ros.learn.data import reading
+from vlm3_ros.learn.data.questions import grounding_exchange
+from vlm3_ros.learn.data.sample import Exchange
 from vlm3_ros.learn.scores import MEASURES
 from vlm3_ros.tasks import grounding
 from vlm3_ros.vlm import Answer

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.rooms.answerers import Show
 from benchmarks.rooms.place import Place
 from vlm3_ros.config import Config
-from vlm3_ros.learn.views import correspondences
+from vlm3_ros.learn.data.views import correspondences
 from vlm3_ros.perception.matches import ask_matches
 
 PIXELS = 24

@@ -12,9 +12,9 @@ from benchmarks.rooms.answerers import Show
 from benchmarks.rooms.place import Place
 from vlm3_ros.camera import unified
 from vlm3_ros.config import Config
-from vlm3_ros.learn import reading
-from vlm3_ros.learn.questions import Seen, object_exchanges
-from vlm3_ros.learn.sample import Exchange
+from vlm3_ros.learn.data import reading
+from vlm3_ros.learn.data.questions import Seen, object_exchanges
+from vlm3_ros.learn.data.sample import Exchange
 from vlm3_ros.learn.scores import MEASURES, question
 from vlm3_ros.tasks import objects
 from vlm3_ros.vlm import Answer

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vlm3_ros.camera import Camera
-from vlm3_ros.learn import simulated
-from vlm3_ros.learn.sample import Known
+from vlm3_ros.learn.data import simulated
+from vlm3_ros.learn.data.sample import Known
 from vlm3_ros.sim import Room, random_room, viewpoint
 
 HFOV_DEG = 70.0  # the demo's camera

@@ -1,1 +1,1 @@
-"""Fine-tuning with the VLM³ recipe: one form of training data for all tasks, and plain text as what is learned."""
+"""Fine-tuning with the VLM³ recipe: plain text is what is learned. What from: `learn.data`."""

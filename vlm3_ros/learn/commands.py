@@ -11,8 +11,8 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from vlm3_ros.config import ConfigError
+from vlm3_ros.learn.data.shards import DataError
 from vlm3_ros.learn.recipe import Recipe, read_recipe, to_yaml
-from vlm3_ros.learn.shards import DataError
 from vlm3_ros.vlm import ModelError
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vlm3_ros.learn.mixture import Mixture
+from vlm3_ros.learn.data.mixture import Mixture
+from vlm3_ros.learn.data.sample import Exchange, Sample
+from vlm3_ros.learn.data.shards import DataError, DataSet
 from vlm3_ros.learn.recipe import BRIEFER, Recipe
-from vlm3_ros.learn.sample import Exchange, Sample
-from vlm3_ros.learn.shards import DataError, DataSet
 
 OF_KIND = {"single": {"depth", "objects", "grounding"}, "matching": {"matching"}, "pose": {"pose"}}  # tasks
 KINDS = tuple(OF_KIND)
@@ -46,9 +46,14 @@ class Curriculum:
         rng = np.random.default_rng([self._recipe.seed, number])
         parts = list(self._parts.values())[rng.choice(len(self._shares), p=self._shares)]
         data, samples, _ = parts[rng.choice(len(parts), p=_normalized([weight for *_, weight in parts]))]
-        is_brief = bool(rng.random() < self._recipe.brief)
+        is_brief = bool(rng.random() < self._brief(number / len(self)))
         sample = some_questions(data[samples[rng.integers(len(samples))]], self._recipe, rng, is_brief)
         return Look(sample, is_brief)
+
+    def _brief(self, done: float) -> float:
+        """The share of brief looks when so much of a run is done: it falls evenly, and its mean is the recipe's."""
+        mean = self._recipe.brief
+        return mean + (1.0 - 2.0 * done) * min(mean, 1.0 - mean)
 
 
 def held_out(recipe: Recipe, mixture: Mixture) -> list[Sample]:

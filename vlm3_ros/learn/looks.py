@@ -18,12 +18,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vlm3_ros.learn.sample import Exchange, Sample
+from vlm3_ros.learn.data.sample import Exchange, Sample
 from vlm3_ros.vlm import attention
+from vlm3_ros.vlm.interface import Picture
 from vlm3_ros.vlm.language import LanguageModel
 from vlm3_ros.vlm.loading import Checkpoint
 from vlm3_ros.vlm.prompt import common_length, mrope_positions
 
+Abridged = Mapping[str, tuple[int, int]]  # by task: tokens at the start and at the end of answers that are kept
 IGNORED = -100  # label of a token that is not learned, as in transformers
 
 
@@ -36,7 +38,7 @@ class Rows:
     tokens: Tensor  # [R, L]
     depth: Tensor  # [R, L] positions behind the prefix; those that are left out leave gaps
     labels: Tensor  # [R, L] the token that follows each, IGNORED where it is not learned
-    late: Tensor  # [R, L] whether that token is the third or a later digit of a number
+    digits: Tensor  # [R, L] 0 where that token is no digit, else which one of its number, zeros in front not counted
     asked: Tensor  # [R] the last token of a question that is its own: what is asked is known there
 
 
@@ -51,12 +53,12 @@ class Lesson:
     groups: list[tuple[list[int], Rows]]  # the text its questions begin with, and the rest
 
 
-def lesson(sample: Sample, checkpoint: Checkpoint, abridged: Mapping[str, int] | None = None) -> Lesson:
+def lesson(sample: Sample, checkpoint: Checkpoint, abridged: Abridged | None = None) -> Lesson:
     """Tokens, patches and labels of a sample; only answers are learned.
 
     To save time early in training, lessons can be ``abridged``: what all questions of a task say between their own
-    part and the answer is not fed, and answers to the tasks in there end after so many tokens. The others keep their
-    positions.
+    part and the answer is not fed, and of answers to the tasks in there only so many tokens at the start and at the
+    end. The others keep their positions.
     """
     pixels, grids, sizes = checkpoint.pixels(list(sample.pictures))
     tokens = checkpoint.chat.pictures([rows * columns for rows, columns in sizes])
@@ -67,7 +69,7 @@ def lesson(sample: Sample, checkpoint: Checkpoint, abridged: Mapping[str, int] |
 
 
 def _rows(
-    task: str, exchanges: list[Exchange], checkpoint: Checkpoint, abridged: Mapping[str, int] | None
+    task: str, exchanges: list[Exchange], checkpoint: Checkpoint, abridged: Abridged | None
 ) -> tuple[list[int], Rows]:
     prompts = checkpoint.chat.questions([exchange.question for exchange in exchanges])
     texts = [exchange.answer for exchange in exchanges]
@@ -81,7 +83,10 @@ def _rows(
         labels = [IGNORED] * (len(prompt) - head - 1) + answer
         depth = list(range(len(fed)))
         if abridged is not None:
-            kept = [*range(own), *range(own + tail - 1, len(fed))][: own + abridged.get(task, len(fed))]
+            first, last = abridged.get(task, (len(answer), 0))
+            start = own + tail - 1  # of what is answered
+            cut = range(start + first, max(start + first, len(fed) - last))
+            kept = [*range(own), *(i for i in range(start, len(fed)) if i not in cut)]
             fed, labels, depth = ([values[i] for i in kept] for values in (fed, labels, depth))
         built.append((fed, depth, labels, own - 1))
     longest = max(len(row) for row, *_ in built)
@@ -95,24 +100,25 @@ def _rows(
         tokens=padded((fed for fed, *_ in built), 0),
         depth=padded((depth for _, depth, *_ in built), 0),
         labels=padded((labels for *_, labels, _ in built), IGNORED),
-        late=padded((_late_digits(labels, checkpoint) for *_, labels, _ in built), 0).bool(),
+        digits=padded((_digits(labels, checkpoint) for *_, labels, _ in built), 0),
         asked=torch.tensor([asked for *_, asked in built]),
     )
     return prompts[0][:head], rows
 
 
-def _late_digits(tokens: Sequence[int], checkpoint: Checkpoint) -> list[int]:
-    """1 for every token that is the third or a later digit of a number, zeros in front not counted; else 0."""
+def _digits(tokens: Sequence[int], checkpoint: Checkpoint) -> list[int]:
+    """1 for every token that is the first digit of a number other than 0 (or a 0 before it), 2 for its second, ...;
+    0 for what is no digit."""
     alphabet = checkpoint.tokenizer.convert_tokens_to_ids([*"0123456789."])
     digits, zero, point = set(alphabet[:10]), alphabet[0], alphabet[10]
-    late, count = [], 0
+    places, count = [], 0
     for token in tokens:
         if token in digits:
             count += bool(count or token != zero)
         elif token != point:
             count = 0
-        late.append(int(token in digits and count > 2))
-    return late
+        places.append(max(1, count) if token in digits else 0)
+    return places
 
 
 def _shared(prompts: Sequence[Sequence[int]]) -> tuple[int, int]:
@@ -147,13 +153,18 @@ class SharedPrefix:
         self._visual = checkpoint.model.model.visual
         self.language = LanguageModel(checkpoint.model)
 
-    def look(self, lesson: Lesson) -> Any:
+    def see(self, pictures: Sequence[Picture]) -> tuple[Tensor, list[tuple[int, int]]]:
+        """The tokens [V, hidden] of pictures, all in a row, and (rows, columns) of each."""
+        pixels, grids, sizes = self._checkpoint.pixels(list(pictures))
+        return self._look(pixels, grids).pooler_output, sizes
+
+    def _look(self, pixels: Tensor, grids: Tensor) -> Any:
         """The vision tower's output; ``pooler_output`` [V, hidden] are the pictures' tokens."""
-        return self._visual(lesson.pixels.to(self._visual.dtype), grid_thw=lesson.grids, return_dict=True)
+        return self._visual(pixels.to(self._visual.dtype), grid_thw=grids, return_dict=True)
 
     def __call__(self, lesson: Lesson) -> Result:
         checkpoint, language = self._checkpoint, self.language
-        seen = self.look(lesson)
+        seen = self._look(lesson.pixels, lesson.grids)
         ids = torch.tensor(lesson.tokens, device=checkpoint.device)
         images = (ids == checkpoint.image_token).nonzero()[:, 0]
         text = language.embed(ids)
@@ -243,10 +254,16 @@ def tree(
     return out.permute(2, 3, 0, 1, 4).reshape(rows * length, heads, channels)
 
 
-def answer_loss(language: LanguageModel, rows: Rows, states: Tensor, late_digits: float = 1.0) -> Tensor:
-    """Cross entropy of the answers' tokens, their mean; ``late_digits`` is the weight of `Rows.late` tokens."""
+def answer_loss(
+    language: LanguageModel, rows: Rows, states: Tensor, first_digits: float = 1.0, later_digits: float = 1.0
+) -> Tensor:
+    """Cross entropy of the answers' tokens, their mean; digits weigh more or less than other tokens.
+
+    ``first_digits`` is the weight of the first two of a number, ``later_digits`` that of those behind.
+    """
     labels = rows.labels.to(states.device)
     learned = labels != IGNORED
     losses = F.cross_entropy(language.all_logits(states[learned]), labels[learned], reduction="none")
-    weights = torch.where(rows.late.to(states.device)[learned], late_digits, 1.0)
+    weigh = torch.tensor([1.0, first_digits, first_digits, later_digits], device=states.device)
+    weights = weigh[rows.digits.to(states.device)[learned].clamp(max=3)]
     return (losses * weights).sum() / weights.sum()

@@ -37,10 +37,10 @@ class Size:
     heads: int = 4
     kv_heads: int = 2
     head_dim: int = 64
-    vision_hidden: int = 128
-    vision_intermediate: int = 384
-    vision_layers: int = 4
-    vision_heads: int = 2
+    vision_hidden: int = 160
+    vision_intermediate: int = 480
+    vision_layers: int = 6
+    vision_heads: int = 4
     vision_grid: int = 16  # positions per side that have a vector of their own; others are interpolated
     deepstack: tuple[int, ...] = (1,)  # vision layers whose result is added to the first text layers
 

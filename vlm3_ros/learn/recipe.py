@@ -40,6 +40,14 @@ class Shares:
 
 
 @dataclass(frozen=True)
+class Digits:
+    """How much the digits of numbers in answers weigh in the loss; 1: plain fine-tuning."""
+
+    first: float = setting(1.0, "the first two digits of a number", 0.0, 1000.0)
+    later: float = setting(1.0, "the digits behind those", 0.0, 1000.0)
+
+
+@dataclass(frozen=True)
 class NewModel:
     """A small model that starts from nothing, where ``model`` is "new"."""
 
@@ -67,15 +75,19 @@ class Recipe:
     )
     brief: float = setting(
         0.0,
-        "share of looks in which constant text is left out, and four times as many questions asked instead",
+        "share of looks in which constant text is left out, and four times as many questions asked instead; "
+        "over a run it falls evenly, as far as this mean allows",
         0.0,
         1.0,
     )
     auxiliary: bool = setting(
         False, "auxiliary losses on vision and middle layers, for models that start from nothing"
     )
-    late_digits: float = setting(
-        1.0, "weight of the third and later digits of numbers in the loss, 1: plain fine-tuning", 0.0, 1.0
+    digits: Digits = field(default_factory=Digits)
+    optimizer: str = setting(
+        "adamw",
+        "adamw; or muon for the matrices in the layers and adamw for the rest, for models that start from nothing",
+        choices=("adamw", "muon"),
     )
     steps: int = setting(1000, "optimizer steps", 1, 10_000_000)
     looks: int = setting(8, "per step", 1, 4096)
@@ -83,7 +95,7 @@ class Recipe:
     shares: Shares = field(default_factory=Shares)
     learning_rate: float = setting(5.5e-5, "at its peak; cosine decay", 1e-8, 1.0)
     warmup: float = setting(0.1, "share of the steps in which the learning rate rises", 0.0, 1.0)
-    weight_decay: float = setting(0.01, "of AdamW", 0.0, 1.0)
+    weight_decay: float = setting(0.01, "of the optimizer", 0.0, 1.0)
     max_grad_norm: float = setting(0.02, "gradients are clipped to this norm", 0.0, 1000.0)
     precision: str = setting("bf16", "of the arithmetic; weights that are trained are fp32", choices=("bf16", "fp32"))
     recompute: bool = setting(

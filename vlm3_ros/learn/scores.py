@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vlm3_ros.geometry import motion
-from vlm3_ros.learn.sample import Exchange, Sample
+from vlm3_ros.learn.data.sample import Exchange, Sample
 from vlm3_ros.offline.metrics.depth import depth_errors
 from vlm3_ros.offline.metrics.matches import match_errors
 from vlm3_ros.offline.metrics.poses import pair_errors

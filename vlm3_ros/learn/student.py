@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from vlm3_ros.learn.adapters import WEIGHTS, with_adapters
 from vlm3_ros.learn.auxiliary import Auxiliary, total
 from vlm3_ros.learn.curriculum import Look
-from vlm3_ros.learn.looks import Lesson, SharedPrefix, answer_loss, lesson
+from vlm3_ros.learn.looks import SharedPrefix, answer_loss, lesson
 from vlm3_ros.learn.model import copy_processor
 from vlm3_ros.learn.recipe import Recipe
 from vlm3_ros.vlm.loading import Checkpoint, load
 
 HELP = "auxiliary.pt"  # beside the weights of a checkpoint to resume from
-BRIEF = {"depth": 10, "objects": 2}  # tokens of answers: up to the first number, and the verdict
+BRIEF = {"depth": (10, 0), "objects": (2, 9)}  # of answers: up to the first number; the verdict, and a length
 
 
 class Student(nn.Module):
@@ -46,33 +46,38 @@ class Student(nn.Module):
 
     def forward(self, looks: list[Look]) -> dict[str, Tensor]:
         """The mean loss of some looks."""
-        lessons = (lesson(look.sample, self.checkpoint, BRIEF if look.is_brief else None) for look in looks)
-        parts = [self._loss(each) for each in lessons]
-        self.last = {name: _mean(parts, name) for name in {name for part in parts for name in part}}
-        return {"loss": torch.stack([part["loss"] for part in parts]).mean()}
-
-    def _loss(self, lesson: Lesson) -> dict[str, Tensor]:
         device = self.checkpoint.device.type
         cast = self._recipe.precision == "bf16"
         with torch.autocast(device, torch.bfloat16) if cast else nullcontext():
-            if self._recipe.stage == "see":
-                result, visual, losses = None, self.run.look(lesson).pooler_output, {}
-            else:
-                result = self.run(lesson)
-                visual = result.visual
-                losses = {
-                    f"answers to {rows.task}": answer_loss(self.run.language, rows, states, self._recipe.late_digits)
-                    for rows, states, _ in result.rows
-                }
-        loss = torch.stack(list(losses.values())).mean() if losses else torch.zeros((), device=device)
+            parts = self._seen(looks) if self._recipe.stage == "see" else [self._answered(look) for look in looks]
+        self.last = {name: _mean(parts, name) for name in {name for part in parts for name in part}}
+        return {"loss": torch.stack([part["loss"] for part in parts]).mean()}
+
+    def _seen(self, looks: list[Look]) -> list[dict[str, Tensor]]:
+        """The losses of each look, of vision alone: all pictures go through it at once."""
+        assert self.help is not None
+        parts = []
+        pictures = [look.sample.pictures for look in looks]
+        visual, sizes = self.run.see([picture for several in pictures for picture in several])
+        for look, several in zip(looks, pictures, strict=True):
+            own, sizes = sizes[: len(several)], sizes[len(several) :]
+            tokens, visual = visual.tensor_split([sum(rows * columns for rows, columns in own)])
+            losses = self.help.seeing(look.sample, own, tokens)
+            parts.append({**losses, "loss": total(losses)})
+        return parts
+
+    def _answered(self, look: Look) -> dict[str, Tensor]:
+        """The losses of one look and the questions about it."""
+        taught = lesson(look.sample, self.checkpoint, BRIEF if look.is_brief else None)
+        result, digits = self.run(taught), self._recipe.digits
+        losses = {
+            f"answers to {rows.task}": answer_loss(self.run.language, rows, states, digits.first, digits.later)
+            for rows, states, _ in result.rows
+        }
+        loss = torch.stack(list(losses.values())).mean()
         if self.help is not None:
-            seen = self.help.seeing(lesson, visual)
-            losses |= seen
-            loss = loss + total(seen)
-            if result is not None:
-                known = self.help.knowing(lesson, result)
-                losses |= known
-                loss = loss + total(known)
+            helped = self.help.seeing(look.sample, taught.sizes, result.visual) | self.help.knowing(taught, result)
+            losses, loss = losses | helped, loss + total(helped)
         return {**losses, "loss": loss}
 
     # ------------------------------------------------------------------------------------------------- on disk

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from vlm3_ros.geometry.box3d import Box3D
-from vlm3_ros.learn.objects import about_regions
-from vlm3_ros.learn.sample import Region
+from vlm3_ros.learn.data.objects import about_regions
+from vlm3_ros.learn.data.sample import Region
 from vlm3_ros.tasks import depth, grounding, matching, pose
 from vlm3_ros.tasks.pose import PoseAnswer
 

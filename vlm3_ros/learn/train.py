@@ -15,8 +15,9 @@ from transformers import Trainer, TrainingArguments
 
 from vlm3_ros.learn import curves
 from vlm3_ros.learn.curriculum import Curriculum, held_out
-from vlm3_ros.learn.mixture import Mixture
+from vlm3_ros.learn.data.mixture import Mixture
 from vlm3_ros.learn.model import Size, new_checkpoint
+from vlm3_ros.learn.optimizer import BETAS, MuonAndAdamW
 from vlm3_ros.learn.recipe import Recipe
 from vlm3_ros.learn.scores import scores
 from vlm3_ros.learn.student import Student
@@ -36,7 +37,7 @@ class LookTrainer(Trainer):
     def __init__(self, student: Student, recipe: Recipe, folder: Path):
         self._recipe, self._folder = recipe, folder
         mixture = Mixture(Path(recipe.data))
-        self._measured = held_out(recipe, mixture)
+        self._measured = held_out(recipe, mixture) if recipe.stage == "answer" else []
         super().__init__(
             model=student,
             args=_arguments(recipe, folder / STEPS, bool(self._measured)),
@@ -47,6 +48,13 @@ class LookTrainer(Trainer):
 
     def _get_train_sampler(self, *_: Any) -> SequentialSampler:
         return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
+
+    def create_optimizer(self, *_: Any) -> Any:
+        if self._recipe.optimizer == "muon" and self.optimizer is None:
+            rate, decay = self._recipe.learning_rate, self._recipe.weight_decay
+            student: Student = self.model  # type: ignore[assignment]
+            self.optimizer = MuonAndAdamW(student.named_parameters(), rate, decay)
+        return super().create_optimizer()
 
     def log(self, logs: dict[str, float], *arguments: Any, **others: Any) -> None:
         student: Student = self.model  # type: ignore[assignment]
@@ -112,16 +120,18 @@ def _start(recipe: Recipe, folder: Path) -> str:
 
 
 def _arguments(recipe: Recipe, folder: Path, is_measured: bool) -> TrainingArguments:
+    looks = max(1, recipe.looks // int(os.environ.get("WORLD_SIZE", "1")))
+    at_once = looks if recipe.stage == "see" else 1  # questions fill the memory, pictures alone do not
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=recipe.steps,
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=max(1, recipe.looks // int(os.environ.get("WORLD_SIZE", "1"))),
+        per_device_train_batch_size=at_once,
+        gradient_accumulation_steps=looks // at_once,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=round(recipe.warmup * recipe.steps),
         weight_decay=recipe.weight_decay,
-        adam_beta2=0.98,
+        adam_beta2=BETAS[1],
         max_grad_norm=recipe.max_grad_norm,
         save_steps=recipe.save_every,
         save_total_limit=KEPT,

@@ -134,8 +134,11 @@ def _process(executable: str, parameters: dict[str, Any]) -> Iterator[subprocess
 
 
 def _progress(text: str, end: bool = False) -> None:
+    """One line that changes on a terminal, a line each time in a log."""
     if sys.stderr.isatty():
         print(f"\r{text:<60}", end="\n" if end else "", file=sys.stderr, flush=True)
+    else:
+        print(text, file=sys.stderr, flush=True)
 
 
 def _open(address: str) -> None:

@@ -12,16 +12,16 @@ from typing import Any
 import cv2
 
 from vlm3_ros.config import Config, ConfigError
-from vlm3_ros.learn.build import Plan, build
-from vlm3_ros.learn.compose import Amounts
-from vlm3_ros.learn.groups import Groups, Several
-from vlm3_ros.learn.mixture import Mixture
-from vlm3_ros.learn.recording import Recording
-from vlm3_ros.learn.shards import DataError, DataSet
-from vlm3_ros.learn.sheet import contact_sheet
-from vlm3_ros.learn.simulated import SimulatedRooms
-from vlm3_ros.learn.statistics import report
-from vlm3_ros.learn.survey import Rules
+from vlm3_ros.learn.data.build import Plan, build
+from vlm3_ros.learn.data.compose import Amounts
+from vlm3_ros.learn.data.groups import Groups, Several
+from vlm3_ros.learn.data.mixture import Mixture
+from vlm3_ros.learn.data.recording import Recording
+from vlm3_ros.learn.data.shards import DataError, DataSet
+from vlm3_ros.learn.data.sheet import contact_sheet
+from vlm3_ros.learn.data.simulated import SimulatedRooms
+from vlm3_ros.learn.data.statistics import report
+from vlm3_ros.learn.data.survey import Rules
 from vlm3_ros.offline.commands import given
 from vlm3_ros.offline.progress import Progress
 from vlm3_ros.offline.settings import read_config

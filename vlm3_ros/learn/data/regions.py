@@ -10,7 +10,7 @@ import numpy as np
 
 from vlm3_ros.camera import Camera
 from vlm3_ros.geometry.box3d import Box3D
-from vlm3_ros.learn.sample import Region
+from vlm3_ros.learn.data.sample import Region
 
 MIN_VISIBLE = 0.25  # of its outline; a thing that shows less is not asked about
 MIN_AREA = 0.001  # of the image, that shows the thing

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from vlm3_ros.camera import Camera, bounded, unified
-from vlm3_ros.learn import questions
-from vlm3_ros.learn.groups import Group
-from vlm3_ros.learn.questions import Seen
-from vlm3_ros.learn.sample import Exchange, Known, Sample
-from vlm3_ros.learn.shards import Record
+from vlm3_ros.learn.data import questions
+from vlm3_ros.learn.data.groups import Group
+from vlm3_ros.learn.data.questions import Seen
+from vlm3_ros.learn.data.sample import Exchange, Known, Sample
+from vlm3_ros.learn.data.shards import Record
 from vlm3_ros.tasks import depth, matching, pose
 from vlm3_ros.vlm import Picture
 

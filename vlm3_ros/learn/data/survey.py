@@ -17,8 +17,8 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from vlm3_ros.camera import Camera
-from vlm3_ros.learn.groups import MIN_COVISIBLE, NO_OVERLAP
-from vlm3_ros.learn.views import Agreement, agreement, relative_pose
+from vlm3_ros.learn.data.groups import MIN_COVISIBLE, NO_OVERLAP
+from vlm3_ros.learn.data.views import Agreement, agreement, relative_pose
 from vlm3_ros.offline.sources import FrameError, Source
 
 COLUMNS = 64  # of a sketch

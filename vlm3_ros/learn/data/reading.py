@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TypeVar
 
-from vlm3_ros.learn.sample import Exchange
-from vlm3_ros.tasks import Refusal, depth, grounding, matching, objects
+from vlm3_ros.learn.data.sample import Exchange
+from vlm3_ros.tasks import Refusal, depth, grounding, matching, objects, pose
 from vlm3_ros.tasks.grounding import Box2D
+from vlm3_ros.tasks.pose import PoseAnswer
 
 T = TypeVar("T")
 
@@ -42,6 +44,11 @@ def metres(exchange: Exchange) -> float:
 def match(exchange: Exchange) -> tuple[float, float]:
     """The pixel reference in the second image."""
     return _value(matching.parse(exchange.answer))
+
+
+def motion(exchanges: Sequence[Exchange]) -> PoseAnswer:
+    """What the answers to the pose questions say together."""
+    return _value(pose.parse([exchange.answer for exchange in exchanges]))
 
 
 def boxes(exchange: Exchange) -> list[Box2D]:

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from vlm3_ros.learn.compose import Amounts, compose
-from vlm3_ros.learn.groups import Group, Groups
-from vlm3_ros.learn.shards import MANIFEST, DataError, Record, shard_path, write_shard
+from vlm3_ros.learn.data.compose import Amounts, compose
+from vlm3_ros.learn.data.groups import Group, Groups
+from vlm3_ros.learn.data.shards import MANIFEST, DataError, Record, shard_path, write_shard
 from vlm3_ros.offline.results import write_whole
 
 PLAN = "plan.json"

@@ -9,7 +9,7 @@ import numpy as np
 
 from vlm3_ros.camera import to_references
 from vlm3_ros.geometry.box3d import Box3D
-from vlm3_ros.learn.sample import Exchange, Region
+from vlm3_ros.learn.data.sample import Exchange, Region
 from vlm3_ros.tasks import objects
 
 MARGIN = 0.15  # relative; comparisons closer than this are not asked

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Protocol
 
-from vlm3_ros.learn.sample import Known
+from vlm3_ros.learn.data.sample import Known
 
 MIN_COVISIBLE = 0.25  # pairs that share less are outside the protocol's range
 NO_OVERLAP = "pair without overlap"  # reason to leave a pair out

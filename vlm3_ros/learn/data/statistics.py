@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from vlm3_ros.learn import reading
-from vlm3_ros.learn.sample import Exchange
-from vlm3_ros.learn.shards import DataSet
+from vlm3_ros.learn.data import reading
+from vlm3_ros.learn.data.sample import Exchange
+from vlm3_ros.learn.data.shards import DataSet
 from vlm3_ros.tasks import Refusal, matching, objects, pose
 
 PERCENT = (0, 5, 25, 50, 75, 95, 100)

@@ -13,9 +13,9 @@ import numpy as np
 
 from vlm3_ros.camera import Camera, from_references, metric_scale, taken_for, to_references
 from vlm3_ros.geometry import motion
-from vlm3_ros.learn.objects import about_regions
-from vlm3_ros.learn.sample import Exchange, Known, Region
-from vlm3_ros.learn.views import correspondences, depth_at, relative_pose
+from vlm3_ros.learn.data.objects import about_regions
+from vlm3_ros.learn.data.sample import Exchange, Known, Region
+from vlm3_ros.learn.data.views import correspondences, depth_at, relative_pose
 from vlm3_ros.perception.sight import shown
 from vlm3_ros.tasks import depth, grounding, matching, pose
 

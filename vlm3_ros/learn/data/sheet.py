@@ -10,9 +10,9 @@ import numpy as np
 
 from vlm3_ros.camera import from_references
 from vlm3_ros.drawing import INK, PAPER, PERCEIVED, Colour, write
-from vlm3_ros.learn import reading
-from vlm3_ros.learn.sample import Exchange, Sample
-from vlm3_ros.learn.shards import DataSet
+from vlm3_ros.learn.data import reading
+from vlm3_ros.learn.data.sample import Exchange, Sample
+from vlm3_ros.learn.data.shards import DataSet
 from vlm3_ros.tasks import depth, grounding, matching, objects
 from vlm3_ros.vlm import Picture
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from vlm3_ros.camera import Camera
 from vlm3_ros.geometry.box3d import Box3D
-from vlm3_ros.learn.groups import MIN_COVISIBLE, NO_OVERLAP, Group
-from vlm3_ros.learn.sample import Known, Region
-from vlm3_ros.learn.views import covisibility
+from vlm3_ros.learn.data.groups import MIN_COVISIBLE, NO_OVERLAP, Group
+from vlm3_ros.learn.data.sample import Known, Region
+from vlm3_ros.learn.data.views import covisibility
 from vlm3_ros.perception import Frame
 from vlm3_ros.sim import Rendering, Room, random_room, render, viewpoint, visible_boxes
 from vlm3_ros.sim.path import pose

@@ -24,8 +24,8 @@ import numpy as np
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from vlm3_ros.learn.sample import Sample
-from vlm3_ros.learn.shards import DataError, DataSet
+from vlm3_ros.learn.data.sample import Sample
+from vlm3_ros.learn.data.shards import DataError, DataSet
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 
 from vlm3_ros.config import CameraConfig
-from vlm3_ros.learn.groups import Group
-from vlm3_ros.learn.regions import regions
-from vlm3_ros.learn.sample import Known, Region
-from vlm3_ros.learn.survey import Rules, surveyed, usable_depth
-from vlm3_ros.learn.views import EDGE
+from vlm3_ros.learn.data.groups import Group
+from vlm3_ros.learn.data.regions import regions
+from vlm3_ros.learn.data.sample import Known, Region
+from vlm3_ros.learn.data.survey import Rules, surveyed, usable_depth
+from vlm3_ros.learn.data.views import EDGE
 from vlm3_ros.offline.opening import full_name, open_source
 from vlm3_ros.offline.sources import Choices, Source
 

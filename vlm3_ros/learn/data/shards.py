@@ -24,7 +24,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vlm3_ros.learn.sample import Exchange, Sample
+from vlm3_ros.learn.data.sample import Exchange, Sample
 from vlm3_ros.vlm import Picture
 
 JPEG_QUALITY = 95

@@ -1,0 +1,1 @@
+"""Training data: images, and everything that is asked about them, in one form for all tasks."""
