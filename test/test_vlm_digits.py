@@ -147,21 +147,32 @@ def test_the_sign_is_part_of_the_number(tmp_path, negative):
     assert found.probabilities.tolist() == pytest.approx([negative, 1.0 - negative], rel=1e-3)
 
 
-def test_a_copied_number_is_measured_where_it_first_stands():
+@pytest.mark.parametrize(
+    ("text", "copies", "before"),
+    [
+        ("around 8.49 meters. <answer> 8.49 </answer>", {}, "around 8.49 meters. <answer> "),
+        ("around 8.49 meters. <answer> 8.49 </answer>", {1: 0}, "around "),
+        ("around 8.49 meters. <answer> 8.47 </answer>", {1: 0}, "around 8.49 meters. <answer> "),
+        ("<think> around 8.49 meters </think> <answer> 8.49 </answer>", {}, "<think> around "),
+        ("<think> around 8.49 meters </think> <answer> 8.47 </answer>", {1: 0}, "<think> around "),
+        (
+            "<think> 8 at 84.9 meters </think> <answer> 8.49 </answer>",
+            {},
+            "<think> 8 at 84.9 meters </think> <answer> ",
+        ),
+    ],
+    ids=["no copy", "copy", "no copy this time", "thought", "thought, not to the digit", "another thought"],
+)
+def test_a_number_that_is_said_twice_is_measured_where_it_first_stands(text, copies, before):
     c = checkpoints.loaded()
     alphabet = Alphabet(c.tokenizer)
-    text = "<think> around 8.49 meters. </think>\n\n<answer> 8.49 </answer>"
     row = Row(c.tokenizer("\n")["input_ids"], 64, frozenset(), tokens=c.tokenizer(text)["input_ids"])
     own = [*row.suffix, *row.tokens]
     grammar = Grammar(("<answer> ", Number(3, 2), " </answer>"))
-
-    def text_before(copies):
-        (place,) = places_in(0, row, text, grammar, copies, alphabet)
-        assert own[place.before] == place.token
-        return c.tokenizer.decode(own[1 : place.before + 1]), c.tokenizer.decode([place.end])
-
-    assert text_before({}) == ("<think> around 8.49 meters. </think>\n\n<answer> ", " </")
-    assert text_before({1: 0}) == ("<think> around ", " meters")
+    (place,) = places_in(0, row, text, grammar, copies, alphabet)
+    assert own[place.before] == place.token
+    assert c.tokenizer.decode(own[1 : place.before + 1]) == before
+    assert c.tokenizer.decode([place.end]) == (" </" if before.endswith("<answer> ") else " meters")
     assert places_in(0, row, "no number", grammar, {}, alphabet) == []
 
 

@@ -33,7 +33,7 @@ class Student(nn.Module):
         self.run = SharedPrefix(self.checkpoint, recipe.recompute)
         helped = recipe.auxiliary or recipe.stage == "see"
         self.help = Auxiliary(self.run.language.hidden).to(self.checkpoint.device) if helped else None
-        self.last: dict[str, float] = {}  # the parts of the latest loss
+        self._parts: list[dict[str, Tensor]] = []  # of the losses of each look since they were last told
 
     def _trainable(self, checkpoint: Checkpoint) -> Any:
         model = checkpoint.model
@@ -50,8 +50,15 @@ class Student(nn.Module):
         cast = self._recipe.precision == "bf16"
         with torch.autocast(device, torch.bfloat16) if cast else nullcontext():
             parts = self._seen(looks) if self._recipe.stage == "see" else [self._answered(look) for look in looks]
-        self.last = {name: _mean(parts, name) for name in {name for part in parts for name in part}}
+        self._parts += [{name: loss.detach() for name, loss in part.items()} for part in parts]
         return {"loss": torch.stack([part["loss"] for part in parts]).mean()}
+
+    def told(self) -> dict[str, float]:
+        """The means of the parts of the loss since this was last called."""
+        names = sorted({name for part in self._parts for name in part} - {"loss"})
+        means = {name: _mean(self._parts, name) for name in names}
+        self._parts.clear()
+        return means
 
     def _seen(self, looks: list[Look]) -> list[dict[str, Tensor]]:
         """The losses of each look, of vision alone: all pictures go through it at once."""
@@ -118,5 +125,5 @@ class Student(nn.Module):
 
 
 def _mean(parts: list[dict[str, Tensor]], name: str) -> float:
-    values = [float(part[name].detach()) for part in parts if name in part]
+    values = [float(part[name]) for part in parts if name in part]
     return sum(values) / len(values)

@@ -58,7 +58,7 @@ class LookTrainer(Trainer):
 
     def log(self, logs: dict[str, float], *arguments: Any, **others: Any) -> None:
         student: Student = self.model  # type: ignore[assignment]
-        super().log({**logs, **(student.last if "loss" in logs else {})}, *arguments, **others)
+        super().log({**logs, **(student.told() if "loss" in logs else {})}, *arguments, **others)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         student: Student = self.model  # type: ignore[assignment]

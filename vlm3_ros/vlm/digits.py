@@ -31,6 +31,7 @@ LEAST = 0.02  # probability below which a beginning of a number is not followed
 FAINT = 0.001  # probability below which a value is left out
 WIDEST = 8  # beginnings followed at a time, a number
 SIGNIFICANT = 3  # digits; what comes after them is noise, of less than 1 %
+REPEATED = 0.05  # relative; numbers in a think block and behind it that are closer are the same one, said twice
 SIGNS = ("", "+", "-", "−")
 
 
@@ -215,15 +216,21 @@ def _distribution(leaves: dict[float, float]) -> Distribution:
     return Distribution(values, np.array([leaves[value] for value in values]))
 
 
+def _is_about(a: float, b: float) -> bool:
+    """Whether one number is the other, or was meant to be: a small model loses the last digits as it repeats them."""
+    return abs(a - b) <= REPEATED * abs(b)
+
+
 def places_in(
     index: int, row: Row, text: str, grammar: Grammar, copies: dict[int, int], alphabet: Alphabet
 ) -> list[Place]:
     """Where the numbers of a grammar stand in the answer of row ``index``, which reads ``text``.
 
-    A number that by ``copies`` repeats an earlier one, and does, is looked up there: at its copy nothing is left to
-    decide.
+    A number that by ``copies`` repeats an earlier one, and does, or that is about the same as one in the think block,
+    is looked up there: where it is said again, nothing is left to decide.
     """
-    numbers = [m.start() for m in re.finditer(r"[0-9]+(?:\.[0-9]+)?", text)]
+    matches = list(re.finditer(r"[0-9]+(?:\.[0-9]+)?", text))
+    numbers, values = [m.start() for m in matches], [float(m[0]) for m in matches]
     own = [*row.suffix, *row.tokens]
     starts, i = [], len(row.suffix)
     while i < len(own):
@@ -239,9 +246,11 @@ def places_in(
         k = next((k for k, at in enumerate(numbers) if begin <= at - shift < end), None)
         if k is None:
             return []
-        first, last = starts[k]
-        if k in copies and own[slice(*starts[copies[k]])] == own[first:last]:
-            first, last = starts[copies[k]]
+        origin = copies.get(k)
+        if origin is None or own[slice(*starts[origin])] != own[slice(*starts[k])]:
+            thought = (j for j in range(k) if numbers[j] < shift and _is_about(values[j], values[k]))
+            origin = next(thought, k)
+        first, last = starts[origin]
         start, leads = alphabet.leads(own, first, number.signed)
         following = own[last] if last < len(own) else None
         found.append(Place(index, start - 1, own[start - 1], number, leads, following))
