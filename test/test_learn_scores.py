@@ -113,7 +113,9 @@ def test_looks_come_by_number_in_the_recipes_shares(mixture):
     pairs = [look for look in looks if len(look.sample.pictures) == 2]
     assert 0.2 < len(pairs) / 200 < 0.4  # 0.2 of 0.7
     assert all(exchange.task == "matching" for look in pairs for exchange in look.sample.exchanges)
-    assert 0.15 < sum(look.is_brief for look in looks) / 200 < 0.35
+    brief = [look.is_brief for look in looks]
+    assert 0.15 < sum(brief) / 200 < 0.35
+    assert sum(brief[:100]) > 2 * sum(brief[100:])  # from a half down to none
     assert {look.sample.scene for look in looks} == {"room000000"}  # the other one is held out
 
 
