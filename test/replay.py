@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import rclpy
@@ -18,7 +19,8 @@ from rclpy.node import Node
 from rosbags.highlevel import AnyReader
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 50.0  # less than the tests wait, so that they show what was missing
+LOST_S = 15.0  # without an answer for so long, an image is sent again: transport is best effort
 IMAGES = {
     "sensor_msgs/msg/CompressedImage": ("image/compressed", CompressedImage),
     "sensor_msgs/msg/Image": ("image", Image),
@@ -30,6 +32,7 @@ class Replay(Node):
 
     def __init__(self, answer: str):
         super().__init__("replay")
+        self._answer = answer
         self._answered: set[tuple[int, int]] = set()
         self._diagnosed = 0
         self.create_subscription(Image, answer, self._on_answer, 10)
@@ -51,7 +54,8 @@ class Replay(Node):
             images = self.create_publisher(kind, topic, 10)
             infos = self.create_publisher(CameraInfo, "camera_info", 10)
             self._until(lambda: images.get_subscription_count() and infos.get_subscription_count(), "a subscriber")
-            time.sleep(0.5)  # the subscriber may not have found this side yet
+            self._until(lambda: self.count_publishers(self._answer), f"somebody who answers on {self._answer}")
+            time.sleep(0.5)  # the other side may not have found this one yet
             info = None
             waiting = []
             for connection, _, raw in reader.messages(connections):
@@ -61,21 +65,30 @@ class Replay(Node):
                     waiting.append((raw, reader.deserialize(raw, connection.msgtype).header.stamp))
                 while info is not None and waiting and sent != frames:
                     raw, stamp = waiting.pop(0)
-                    infos.publish(bytes(info))
-                    images.publish(bytes(raw))
-                    self._until(lambda s=stamp: (s.sec, s.nanosec) in self._answered, f"an answer to {stamp}")
+
+                    def send(info: bytes = info, image: bytes = raw) -> None:
+                        infos.publish(bytes(info))
+                        images.publish(bytes(image))
+
+                    send()
+                    self._until(lambda s=stamp: (s.sec, s.nanosec) in self._answered, f"an answer to {stamp}", send)
                     sent += 1
         # The second from now on is made after the last image was perceived.
         enough = self._diagnosed + 2
         self._until(lambda: self._diagnosed >= enough, "the node's diagnostics")
         return sent
 
-    def _until(self, condition: object, what: str) -> None:
-        end = time.monotonic() + TIMEOUT_S
+    def _until(self, condition: Callable[[], object], what: str, again: Callable[[], None] | None = None) -> None:
+        """Wait for something; do what would bring it ``again`` where that seems lost."""
+        start = tried = time.monotonic()
         while not condition():
             rclpy.spin_once(self, timeout_sec=0.05)
-            if time.monotonic() > end:
+            now = time.monotonic()
+            if now - start > TIMEOUT_S:
                 raise SystemExit(f"replay: waited {TIMEOUT_S:.0f} s for {what}")
+            if again is not None and now - tried > LOST_S:
+                again()
+                tried = now
 
 
 def main() -> None:

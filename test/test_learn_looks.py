@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from vlm3_ros.learn.auxiliary import DEPTH_BINS, DEPTHS_M, Auxiliary, _inside, _spread, total
 from vlm3_ros.learn.data.sample import Exchange, Sample
 from vlm3_ros.learn.looks import IGNORED, Lesson, SharedPrefix, answer_loss, lesson, tree
+from vlm3_ros.tasks import objects
 from vlm3_ros.vlm.loading import Checkpoint
 
 
@@ -87,6 +88,20 @@ def test_an_abridged_lesson_keeps_positions_and_leaves_out_constant_text():
         own, rest = checkpoint.tokenizer.decode(tokens[: brief.asked[row] + 1]), fed[brief.asked[row] + 1]
         assert own in brief.exchanges[row].question
         assert rest > brief.asked[row] + 20  # the gap
+
+
+def test_an_abridged_answer_keeps_its_start_and_its_end():
+    checkpoint = checkpoints.loaded(TINY)
+    regions = (100, 200, 300, 400), (500, 600, 700, 800)
+    question = objects.length("distance", *regions).text
+    answer = objects.length_answer("distance", 0.64, *regions)
+    sample = Sample("", "", lessons.sample().pictures, (Exchange("objects", question, answer),))
+    whole, brief = (lesson(sample, checkpoint, a).groups[0][1] for a in (None, {"objects": (2, 9)}))
+    learned = brief.labels[0][brief.labels[0] != IGNORED]
+    of_whole = whole.labels[0][whole.labels[0] != IGNORED]
+    assert learned.tolist() == [*of_whole[:2], *of_whole[-9:]]
+    assert checkpoint.tokenizer.decode(learned[2:]).endswith("0.64 meters.<|im_end|>")
+    assert (whole.tokens[0, brief.depth[0]] == brief.tokens[0]).all()
 
 
 def test_digits_are_counted_from_the_first_that_is_not_zero():

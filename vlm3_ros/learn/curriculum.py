@@ -91,6 +91,8 @@ def _of_kind(mixture: Mixture, kind: str) -> list[tuple[DataSet, list[int], floa
 
 
 def _share(recipe: Recipe, kind: str) -> float:
+    if kind == "pose" and recipe.stage == "see":
+        return 0.0  # vision alone learns nothing from how a camera moved
     return getattr(recipe.shares, kind)
 
 
