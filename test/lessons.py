@@ -11,7 +11,7 @@ from vlm3_ros.learn.data.compose import Amounts
 from vlm3_ros.learn.data.sample import Exchange, Sample
 from vlm3_ros.learn.data.simulated import SimulatedRooms
 from vlm3_ros.learn.scores import question
-from vlm3_ros.tasks import depth, grounding, matching, pose
+from vlm3_ros.tasks import depth, grounding, matching, objects, pose
 from vlm3_ros.tasks.pose import PoseAnswer
 from vlm3_ros.vlm import Picture
 
@@ -27,16 +27,21 @@ def mixture(folder: Path) -> Path:
     return path
 
 
-def sample(seed: int = 0, pictures: int = 1, grounded: bool = False) -> Sample:
+def sample(seed: int = 0, pictures: int = 1, things: bool = False) -> Sample:
     """Noise, and questions of the protocol about it."""
     rng = np.random.default_rng(seed)
     shown = tuple(Picture(rng.integers(0, 256, (96, 128, 3), np.uint8), (128, 96)) for _ in range(pictures))
     if pictures == 1:
         asked = depth.questions(rng.integers(0, depth.BINS, (5, 2)).tolist())
         exchanges = [Exchange("depth", q.text, depth.answer(rng.uniform(0.1, 99.0))) for q in asked]
-        if grounded:
-            things = [grounding.Box2D("table", 100, 200, 500, 900), grounding.Box2D("sofa", 300, 300, 400, 500)]
-            exchanges.append(Exchange("grounding", grounding.question(LABELS).text, grounding.answer(things)))
+        if things:
+            boxes = [grounding.Box2D("table", 100, 200, 500, 900), grounding.Box2D("sofa", 300, 300, 400, 500)]
+            exchanges.append(Exchange("grounding", grounding.question(LABELS).text, grounding.answer(boxes)))
+            table, sofa = (100, 200, 500, 900), (300, 300, 400, 503)
+            bigger = objects.comparison("bigger", table, sofa).text
+            exchanges.append(Exchange("objects", bigger, objects.comparison_answer("bigger", table, sofa, True)))
+            width = objects.length("width", table).text
+            exchanges.append(Exchange("objects", width, objects.length_answer("width", 1.23, table)))
     else:
         asked = matching.questions(rng.integers(0, matching.BINS, (4, 2)).tolist())
         exchanges = [Exchange("matching", q.text, matching.answer(*rng.integers(0, 1000, 2))) for q in asked]

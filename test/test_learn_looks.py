@@ -9,9 +9,13 @@ import torch
 from checkpoints import TINY, WIDE, Size
 from torch.testing import assert_close
 
-from vlm3_ros.learn.auxiliary import DEPTH_BINS, DEPTHS_M, Auxiliary, _inside, _spread, total
+from vlm3_ros.learn.auxiliary import Auxiliary, _looks, total
+from vlm3_ros.learn.data import reading
 from vlm3_ros.learn.data.sample import Exchange, Sample
-from vlm3_ros.learn.looks import IGNORED, Lesson, SharedPrefix, answer_loss, lesson, tree
+from vlm3_ros.learn.lesson import IGNORED, Lesson, lesson
+from vlm3_ros.learn.looks import SharedPrefix, answer_loss, tree
+from vlm3_ros.learn.places import tokens_inside
+from vlm3_ros.learn.targets import DEPTH_BINS, DEPTHS_M, spread_over_bins
 from vlm3_ros.tasks import objects
 from vlm3_ros.vlm.loading import Checkpoint
 
@@ -50,7 +54,7 @@ def test_loss_and_gradients_are_those_of_one_sequence_a_question(checkpoint, pic
     taught = lesson(sample, checkpoint)
     run = SharedPrefix(checkpoint, recompute)
     result = run(taught)
-    got = {rows.task: answer_loss(run.language, rows, states) for rows, states, _ in result.rows}
+    got = {answered.rows.task: answer_loss(run.language, answered) for answered in result.answered}
     torch.stack(list(got.values())).sum().backward()
     gradients = {name: p.grad.clone() for name, p in checkpoint.model.named_parameters() if p.grad is not None}
     checkpoint.model.zero_grad()
@@ -104,16 +108,23 @@ def test_an_abridged_answer_keeps_its_start_and_its_end():
     assert (whole.tokens[0, brief.depth[0]] == brief.tokens[0]).all()
 
 
-def test_digits_are_counted_from_the_first_that_is_not_zero():
+@pytest.mark.parametrize(
+    ("answer", "first", "later"),
+    [
+        ("<answer> 12.34 </answer>", ["<", "1", "2"], ["3", "4"]),
+        ("<answer> 0.05 </answer>", ["<", "0", "0", "5"], []),
+        ("<answer> 0.123 </answer>", ["<", "0", "1", "2"], ["3"]),
+        ("Yaw=-10.0°, Pitch=+3.3°", ["Y", "=-", "1", "0", "+", "3", "3"], ["0"]),
+        (objects.length_answer("width", 0.641, (100, 200, 300, 400)), ["T", "0", "6", "4"], []),
+    ],
+)
+def test_what_an_answer_says_is_told_from_its_words(answer, first, later):
     checkpoint = checkpoints.loaded(TINY)
-    exchange = lessons.sample().exchanges[0]
-    for first, later in (("12", ".34"), ("0.05", ""), ("8.4", "9"), ("0.12", "3")):
-        answer = f"<answer> {first}{later} </answer>"
-        made = Sample("", "", lessons.sample().pictures, (Exchange("depth", exchange.question, answer),))
-        rows = lesson(made, checkpoint).groups[0][1]
-        places, labels = rows.digits[0], rows.labels[0]
-        assert checkpoint.tokenizer.decode(labels[(places > 0) & (places < 3)]) == first.replace(".", "")
-        assert checkpoint.tokenizer.decode(labels[places > 2]) == later.replace(".", "")
+    exchange = Exchange("objects", objects.length("width", (100, 200, 300, 400)).text, answer)
+    rows = lesson(Sample("", "", lessons.sample().pictures, (exchange,)), checkpoint).groups[0][1]
+    places, labels = rows.digits[0], rows.labels[0]
+    assert [checkpoint.tokenizer.decode(token) for token in labels[(places > 0) & (places < 3)]] == first
+    assert [checkpoint.tokenizer.decode(token) for token in labels[places > 2]] == later
 
 
 @pytest.mark.parametrize(("first", "later"), [(1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (5.0, 0.5)])
@@ -121,11 +132,12 @@ def test_digits_weigh_as_much_as_asked(first, later):
     checkpoint = checkpoints.loaded(TINY)
     run = SharedPrefix(checkpoint)
     with torch.no_grad():
-        ((rows, states, _),) = run(lesson(lessons.sample(), checkpoint)).rows
-        got = answer_loss(run.language, rows, states, first, later)
+        (answered,) = run(lesson(lessons.sample(), checkpoint)).answered
+        got = answer_loss(run.language, answered, first, later)
+    rows = answered.rows
     learned = rows.labels != IGNORED
     losses = torch.nn.functional.cross_entropy(
-        run.language.all_logits(states[learned]), rows.labels[learned], reduction="none"
+        run.language.all_logits(answered.last[learned]), rows.labels[learned], reduction="none"
     )
     places = rows.digits[learned]
     weights = torch.ones(len(losses))
@@ -158,29 +170,67 @@ def test_auxiliary_losses_reach_the_vision_tower_and_shrink_when_followed(pictur
     model = checkpoint.model.requires_grad_(True)
     torch.manual_seed(0)
     run, heads = SharedPrefix(checkpoint), Auxiliary(TINY.hidden)
-    sample = lessons.sample(pictures=pictures, grounded=True)
+    sample = lessons.sample(pictures=pictures, things=True)
     taught = lesson(sample, checkpoint)
     optimizer = torch.optim.Adam([*model.parameters(), *heads.parameters()], lr=3e-3)
     history = []
     for _ in range(12):
         result = run(taught)
-        losses = {**heads.seeing(sample, taught.sizes, result.visual), **heads.knowing(taught, result)}
+        losses = heads.seeing(sample, result.prefix.visual) | heads.comparing(sample, result.prefix)
+        losses |= heads.knowing(result)
         optimizer.zero_grad()
         total(losses).backward()
         optimizer.step()
-        history.append({name: float(loss) for name, loss in losses.items()})
+        history.append({name: float(loss.detach()) for name, loss in losses.items()})
     assert model.model.visual.patch_embed.proj.weight.grad.abs().max() > 0.0
     assert history[0].keys() == (
-        {"seen depth", "seen thing", "seen box", "position", "place", "depth"}
+        {"seen depth", "seen thing", "seen box", "position", "place", "look", "depth"}
+        | {"found", "found box", "look for", "region", "look into", "length"}
         if pictures == 1
-        else {"seen match", "position", "place", "fetched", "match", "flow", "motion"}
+        else {"seen match", "position", "look back", "flow", "fine flow", "motion"}
+        | {"place", "look", "look there", "match", "fine match"}
     )
     assert sum(history[-1].values()) < 0.8 * sum(history[0].values())
     model.requires_grad_(False)
 
 
+def test_pictures_seen_together_are_as_if_seen_alone():
+    run = SharedPrefix(checkpoints.loaded(TINY))
+    pictures = [*lessons.sample(pictures=2).pictures, *lessons.sample(seed=1).pictures]
+    with torch.no_grad():
+        together = run.see(pictures).split([2, 1])
+        for seen, shown in zip(together, (pictures[:2], pictures[2:]), strict=True):
+            alone = run.see(shown)
+            assert seen.sizes == alone.sizes
+            assert_close([seen.tokens, *seen.deepstack], [alone.tokens, *alone.deepstack], rtol=1e-4, atol=1e-5)
+            assert_close(run.read(seen).states, run.read(alone).states, rtol=1e-4, atol=1e-4)
+
+
+def test_names_and_regions_end_where_their_last_tokens_are():
+    checkpoint = checkpoints.loaded(TINY)
+    for _, rows in lesson(lessons.sample(things=True), checkpoint, {}).groups[1:]:
+        ends = [checkpoint.tokenizer.decode(rows.tokens[row, : token + 1]) for row, token in rows.named]
+        if rows.task == "grounding":
+            expected = [(0, name) for name in lessons.LABELS]
+        else:
+            asked = enumerate(rows.exchanges)
+            expected = [(row, ", ".join(map(str, region))) for row, e in asked for region in reading.regions(e)]
+        assert [row for row, _ in rows.named] == [row for row, _ in expected]
+        assert all(end.endswith(name) for end, (_, name) in zip(ends, expected, strict=True))
+
+
+def test_looks_are_scored_by_attention_to_tokens_not_behind():
+    keys = torch.eye(4)[:, None].repeat(1, 2, 1)  # [P, Hkv, D]
+    queries = 100.0 * torch.eye(4)[[1, 3], None].repeat(1, 4, 1)
+    assert float(_looks(queries, keys, torch.tensor([1, 3]))) < 1e-3
+    assert float(_looks(queries, keys, torch.tensor([2, 2]))) > 10.0
+    assert float(_looks(queries[1:], keys, torch.tensor([0]), own=torch.tensor([1]))) == pytest.approx(
+        0.693, abs=1e-3
+    )
+
+
 def test_a_depth_is_spread_over_bins_around_it():
-    of_depths = _spread(torch.tensor([0.5, 2.0, 8.0]))
+    of_depths = spread_over_bins(torch.tensor([0.5, 2.0, 8.0]))
     edges = torch.linspace(*torch.tensor(DEPTHS_M).log(), DEPTH_BINS + 1)
     middles = (edges[1:] + edges[:-1]) / 2
     assert_close(of_depths.sum(dim=1), torch.ones(3))
@@ -189,6 +239,6 @@ def test_a_depth_is_spread_over_bins_around_it():
 
 def test_tokens_are_in_the_boxes_that_hold_their_middle_and_small_boxes_have_one():
     corners = torch.tensor([[0.0, 0.0, 0.5, 1.0], [0.9, 0.9, 0.92, 0.92]])
-    inside = _inside(corners, (2, 4))
+    inside = tokens_inside(corners, (2, 4))
     assert inside[:, 0].view(2, 4).tolist() == [[True, True, False, False]] * 2
     assert inside[:, 1].nonzero().flatten().tolist() == [7]

@@ -119,12 +119,6 @@ def test_looks_come_by_number_in_the_recipes_shares(mixture):
     assert {look.sample.scene for look in looks} == {"room000000"}  # the other one is held out
 
 
-def test_vision_alone_is_not_shown_what_it_can_learn_nothing_from(mixture):
-    recipe = Recipe().updated({"stage": "see", "steps": 10, "looks": 4, "shares.pose": 1.0})
-    curriculum = Curriculum(recipe, mixture)
-    assert {e.task for i in range(40) for e in curriculum[i].sample.exchanges}.isdisjoint({"pose"})
-
-
 @pytest.mark.parametrize("is_brief", [False, True])
 def test_a_look_is_asked_as_many_questions_as_the_recipe_says(mixture, is_brief):
     recipe = Recipe().updated(

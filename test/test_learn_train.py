@@ -81,7 +81,7 @@ def test_a_run_killed_in_mid_step_goes_on_to_the_same_losses(tmp_path, data, sta
     run(tmp_path, recipe, killed)
     assert len(losses(whole)) == 8
     assert_allclose(losses(killed), losses(whole), rtol=1e-5)
-    if "stage" not in changes:  # losses of vision alone depend on what a look is of
+    if "stage" not in changes:  # losses of pictures alone depend on what a look is of
         assert losses(whole)[-1] < losses(whole)[0]
     assert (whole / "curves.png").read_bytes().startswith(b"\x89PNG")
 

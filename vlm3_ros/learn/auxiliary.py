@@ -7,7 +7,7 @@ come from the questions and answers themselves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from itertools import groupby
 from zlib import crc32
 
@@ -17,32 +17,49 @@ from torch.nn import functional as F
 
 from vlm3_ros.learn.data import reading
 from vlm3_ros.learn.data.sample import Exchange, Sample
-from vlm3_ros.learn.looks import Lesson, Result, Rows
-from vlm3_ros.tasks import depth, grounding, matching, pose
+from vlm3_ros.learn.looks import Answered, Prefix, Result, Visual
+from vlm3_ros.learn.places import CELLS, by_picture, centres, middles, of_cells, sampled, token_of, tokens_inside
+from vlm3_ros.learn.targets import (
+    DEPTH_BINS,
+    depths_answered,
+    motion_answered,
+    places_answered,
+    places_asked,
+    spread_over_bins,
+)
+from vlm3_ros.tasks import grounding, objects, pose
 
-CELLS = 4  # per side of a token: how finely its log-depth is read
 BINS = 16  # per side of an image: how finely places are told apart
 CHANNELS = 64  # of what tells one surface, or one kind of thing, from another
 NAMES = 256  # kinds of things that are told apart, by a hash of their names
-DEPTHS_M = (0.25, 16.0)  # where bins of depth, equal in its logarithm, begin and end
-DEPTH_BINS = 72
-SPREAD = 1.0  # in bins: standard deviation of the distribution that stands for a depth
-PLACE_LAYER, FETCH_LAYER, VALUE_LAYER = 1, 2, 3  # text layers after which a question knows its pixel, what its
-# surface looks like, and how far it is or where it is in the other image
+PLACE_LAYER = 1  # text layer after which tokens know where they are, and questions which place they are about,
+FLOW_LAYER = 2  # tokens of a second image which place of the first they show,
+VALUE_LAYER = 3  # and questions what they ask for
 WEIGHTS = {
     "seen depth": 2.0,
     "seen match": 0.5,
     "seen thing": 2.0,
     "seen box": 2.0,
     "position": 0.2,
-    "place": 0.3,
-    "depth": 0.5,
-    "fetched": 0.3,
-    "match": 0.3,
+    "look back": 0.3,
     "flow": 0.3,
-    "motion": 1.0,
+    "fine flow": 5.0,
+    "motion": 2.0,
+    "place": 0.3,
+    "look": 0.3,
+    "look there": 0.3,
+    "depth": 0.5,
+    "match": 0.3,
+    "fine match": 5.0,
+    "look into": 0.3,
+    "region": 2.0,
+    "length": 0.3,
+    "look for": 0.3,
+    "found": 0.5,
+    "found box": 2.0,
 }
 TEMPERATURE = 0.1
+FINE = 0.02  # of an image: errors of places below this count less than in proportion
 
 
 class Auxiliary(nn.Module):
@@ -57,27 +74,30 @@ class Auxiliary(nn.Module):
         self.corners = nn.Linear(hidden, 4)
         self.place = nn.Linear(hidden, 2 * BINS)
         self.value = nn.Linear(hidden, DEPTH_BINS)
-        self.fetched = nn.Linear(hidden, CHANNELS, bias=False)
+        self.flow = nn.Linear(hidden, 2 * CELLS**2)
         self.motion = nn.Linear(hidden, 6)
+        self.match = nn.Linear(hidden, 2)
+        self.region = nn.Linear(hidden, 4)
+        self.found = nn.Linear(hidden, 5)
 
-    def seeing(self, sample: Sample, sizes: Sequence[tuple[int, int]], visual: Tensor) -> dict[str, Tensor]:
-        """What the tokens of a sample's pictures [V, hidden] should show before any question: log-depth, which things
-        are there and from where to where, and which of two pictures' tokens show the same.
-
-        ``sizes`` are (rows, columns) of tokens of each picture.
-        """
+    def seeing(self, sample: Sample, visual: Visual) -> dict[str, Tensor]:
+        """What the tokens of a sample's pictures should show before any text: log-depth, which things are there and
+        from where to where, and which of two pictures' tokens show the same."""
         losses = {}
-        pictures = _pictures(sizes, visual.float())
+        pictures = by_picture(visual.sizes, visual.tokens)
         for task, exchanges in _by_task(sample):
             if task == "depth":
-                read = _sampled(self._fine(pictures[0]), _asked(exchanges))[:, 0]
-                logs = _metres(exchanges).log().to(read.device)
+                read = sampled(of_cells(self.cells(pictures[0])), places_asked(exchanges))[:, 0]
+                logs = depths_answered(exchanges).log().to(read.device)
                 losses["seen depth"] = F.smooth_l1_loss(read, logs, beta=0.1)
             elif task == "grounding":
                 losses |= self._things(pictures[0], exchanges[0])
             elif task == "matching":
-                carried = _sampled(F.normalize(self.feature(pictures[0]), dim=-1), _asked(exchanges))
-                losses["seen match"] = self._same(carried, pictures[1], _answered(exchanges))
+                carried = sampled(F.normalize(self.feature(pictures[0]), dim=-1), places_asked(exchanges))
+                tokens = F.normalize(self.feature(pictures[1]), dim=-1).flatten(0, 1)
+                alike = F.normalize(carried, dim=-1) @ tokens.T / TEMPERATURE
+                true = token_of(places_answered(exchanges), visual.sizes[1])
+                losses["seen match"] = F.cross_entropy(alike, true.to(alike.device))
         return losses
 
     def _things(self, picture: Tensor, exchange: Exchange) -> dict[str, Tensor]:
@@ -87,7 +107,7 @@ class Auxiliary(nn.Module):
         hashes = torch.tensor([crc32(name.encode()) % NAMES for name in names], device=picture.device)
         likely = self.thing(picture).flatten(0, 1) @ self.names(hashes).T / CHANNELS**0.5  # [tokens, names]
         corners = torch.tensor([(b.x1, b.y1, b.x2, b.y2) for b in boxes]).view(-1, 4) / grounding.BINS
-        inside = _inside(corners, (rows, columns))  # [tokens, boxes]
+        inside = tokens_inside(corners, (rows, columns))  # [tokens, boxes]
         true = torch.zeros(rows * columns, len(names))
         for box, covered in zip(boxes, inside.T, strict=True):
             true[covered, names.index(box.label)] = 1.0
@@ -100,48 +120,109 @@ class Auxiliary(nn.Module):
             losses["seen box"] = F.smooth_l1_loss(read, corners[smallest[found]].to(read.device), beta=0.05)
         return losses
 
-    def _same(self, carried: Tensor, second: Tensor, places: Tensor) -> Tensor:
-        """How well features [N, CHANNELS] point out the tokens of a picture that show places [N, 2] of it."""
-        tokens = F.normalize(self.feature(second), dim=-1).flatten(0, 1)
-        alike = F.normalize(carried, dim=-1) @ tokens.T / TEMPERATURE
-        return F.cross_entropy(alike, _token(places, second.shape[:2]).to(alike.device))
-
-    def knowing(self, lesson: Lesson, result: Result) -> dict[str, Tensor]:
-        """What the middle layers should know: where a token is, where a question points, and what is there."""
-        places = torch.cat([_centres(size) for size in lesson.sizes])  # targets are made on the CPU
-        losses = {"position": self._place(result.prefix[PLACE_LAYER], places)}
-        for rows, _, states in result.rows:
-            asked = [state[torch.arange(len(rows.asked)), rows.asked] for state in states]  # [R, hidden] by layer
-            if rows.task == "depth":
-                true = _spread(_metres(rows.exchanges)).to(asked[0].device)
-                losses["place"] = self._place(asked[PLACE_LAYER], _asked(rows.exchanges))
-                losses["depth"] = F.cross_entropy(self.value(asked[VALUE_LAYER].float()), true)
-            elif rows.task == "matching":
-                losses["place"] = self._place(asked[PLACE_LAYER], _asked(rows.exchanges))
-                losses |= self._matched(rows, lesson, result, asked)
-            elif rows.task == "pose" and len(rows.exchanges) == len(pose.QUESTIONS):
-                second = _pictures(lesson.sizes, result.prefix[VALUE_LAYER].float())[1]
+    def comparing(self, sample: Sample, prefix: Prefix) -> dict[str, Tensor]:
+        """What the pictures' tokens should know in the text layers: where they are, from where in the first picture
+        what they show has come, and how the camera moved."""
+        sizes = prefix.visual.sizes
+        places = torch.cat([centres(size) for size in sizes])  # targets are made on the CPU
+        losses = {"position": self._place(prefix.states[PLACE_LAYER], places)}
+        for task, exchanges in _by_task(sample):
+            if task == "matching":
+                there, came = places_answered(exchanges), places_asked(exchanges)
+                first, second = by_picture(sizes, prefix.states[FLOW_LAYER])
+                token = len(first.flatten(0, 1)) + token_of(there, sizes[1])
+                queries, images = prefix.queries[FLOW_LAYER][token], prefix.images
+                losses["look back"] = _looks(
+                    queries, prefix.keys[FLOW_LAYER], images[token_of(came, sizes[0])], images[token]
+                )
+                losses["flow"] = self._place(prefix.states[FLOW_LAYER][token], came)
+                fine = sampled(of_cells(self.flow(second)), there)
+                losses["fine flow"] = F.smooth_l1_loss(fine, came.to(fine.device), beta=FINE)
+            elif task == "pose" and len(exchanges) == len(pose.QUESTIONS):
+                second = by_picture(sizes, prefix.states[VALUE_LAYER])[1]
                 read = self.motion(second.mean(dim=(0, 1)))
-                losses["motion"] = F.smooth_l1_loss(read, _motion(rows.exchanges).to(read.device), beta=0.1)
+                losses["motion"] = F.smooth_l1_loss(read, motion_answered(exchanges).to(read.device), beta=0.1)
         return losses
 
-    def _matched(self, rows: Rows, lesson: Lesson, result: Result, asked: list[Tensor]) -> dict[str, Tensor]:
-        """What the surface asked about looks like, where it is in the other image, and, there, where it was."""
-        answered = _answered(rows.exchanges)
-        _, second = _pictures(lesson.sizes, result.visual.float())
-        _, known = _pictures(lesson.sizes, result.prefix[VALUE_LAYER])
-        there = known.flatten(0, 1)[_token(answered, lesson.sizes[1])]
+    def knowing(self, result: Result) -> dict[str, Tensor]:
+        """What questions should know in the middle layers: which place or thing they are about, and what is there."""
+        of_task: dict[str, Callable[[Answered, Prefix], dict[str, Tensor]]] = {
+            "depth": self._depth,
+            "matching": self._match,
+            "objects": self._regions,
+            "grounding": self._found,
+        }
+        losses: dict[str, Tensor] = {}
+        for answered in result.answered:
+            if answered.rows.task in of_task:
+                losses |= of_task[answered.rows.task](answered, result.prefix)
+        return losses
+
+    def _depth(self, answered: Answered, prefix: Prefix) -> dict[str, Tensor]:
+        """How far the surface is."""
+        asked, exchanges = answered.rows.asked, answered.rows.exchanges
+        depths = self._metres(answered.states[VALUE_LAYER][_each(asked)], depths_answered(exchanges))
+        return {**self._pointed(answered, prefix), "depth": depths}
+
+    def _match(self, answered: Answered, prefix: Prefix) -> dict[str, Tensor]:
+        """Where the surface is in the second picture."""
+        at, there = _each(answered.rows.asked), places_answered(answered.rows.exchanges)
+        states = answered.states[VALUE_LAYER][at]
+        fine = self.match(states.float())
         return {
-            "fetched": self._same(self.fetched(asked[FETCH_LAYER].float()), second, answered),
-            "match": self._place(asked[VALUE_LAYER], answered),
-            "flow": self._place(there, _asked(rows.exchanges)),
+            **self._pointed(answered, prefix),
+            "look there": _looks_at(there, 1, answered.queries[VALUE_LAYER][at], prefix, VALUE_LAYER),
+            "match": self._place(states, there),
+            "fine match": F.smooth_l1_loss(fine, there.to(fine.device), beta=FINE),
         }
 
-    def _fine(self, picture: Tensor) -> Tensor:
-        """Log-depth on CELLS × CELLS places of each token [rows · CELLS, columns · CELLS, 1]."""
-        rows, columns, _ = picture.shape
-        fine = self.cells(picture).view(rows, columns, CELLS, CELLS).transpose(1, 2)
-        return fine.reshape(rows * CELLS, columns * CELLS, 1)
+    def _pointed(self, answered: Answered, prefix: Prefix) -> dict[str, Tensor]:
+        """Which place of the first picture a question points at."""
+        at, places = _each(answered.rows.asked), places_asked(answered.rows.exchanges)
+        return {
+            "place": self._place(answered.states[PLACE_LAYER][at], places),
+            "look": _looks_at(places, 0, answered.queries[FLOW_LAYER][at], prefix, FLOW_LAYER),
+        }
+
+    def _regions(self, answered: Answered, prefix: Prefix) -> dict[str, Tensor]:
+        """The corners of regions, and what is in their middles, where they have been named; lengths asked for."""
+        rows = answered.rows
+        corners = torch.tensor([region for e in rows.exchanges for region in reading.regions(e)]) / objects.BINS
+        at = tuple(torch.tensor(rows.named).T)
+        read = self.region(answered.states[PLACE_LAYER][at].float())
+        losses = {
+            "region": F.smooth_l1_loss(read, corners.to(read.device), beta=FINE),
+            "look into": _looks_at(middles(corners), 0, answered.queries[FLOW_LAYER][at], prefix, FLOW_LAYER),
+        }
+        lengths = [reading.object_answer(e) if reading.kind(e) in objects.LENGTHS else 0.0 for e in rows.exchanges]
+        metres = torch.tensor(lengths)
+        if (metres > 0.0).any():
+            states = answered.states[VALUE_LAYER][_each(rows.asked)][metres > 0.0]
+            losses["length"] = self._metres(states, metres[metres > 0.0])
+        return losses
+
+    def _found(self, answered: Answered, prefix: Prefix) -> dict[str, Tensor]:
+        """For each name, once it has been read, whether there is such a thing, and the corners of the first."""
+        rows = answered.rows
+        corners = torch.full((len(rows.named), 4), torch.nan)
+        asked = [(exchange, label) for exchange in rows.exchanges for label in reading.labels(exchange)]
+        for i, (exchange, label) in enumerate(asked):
+            boxes = [box for box in reading.boxes(exchange) if box.label == label]
+            if boxes:
+                corners[i] = torch.tensor([boxes[0].x1, boxes[0].y1, boxes[0].x2, boxes[0].y2]) / grounding.BINS
+        at = torch.tensor(rows.named)
+        read = self.found(answered.states[VALUE_LAYER][tuple(at.T)].float())
+        there = ~corners.isnan().any(dim=1)
+        losses = {"found": F.binary_cross_entropy_with_logits(read[:, 4], there.float().to(read.device))}
+        if there.any():
+            corners, queries = corners[there], answered.queries[FLOW_LAYER][tuple(at[there].T)]
+            losses["found box"] = F.smooth_l1_loss(read[there, :4], corners.to(read.device), beta=0.05)
+            losses["look for"] = _looks_at(middles(corners), 0, queries, prefix, FLOW_LAYER)
+        return losses
+
+    def _metres(self, states: Tensor, metres: Tensor) -> Tensor:
+        """Lengths [N] from states [N, hidden], as distributions over bins."""
+        return F.cross_entropy(self.value(states.float()), spread_over_bins(metres).to(states.device))
 
     def _place(self, states: Tensor, places: Tensor) -> Tensor:
         """Places [N, 2] in [0, 1) of an image, from states [N, hidden]."""
@@ -155,74 +236,28 @@ def total(losses: dict[str, Tensor]) -> Tensor:
     return torch.stack([WEIGHTS[name] * loss for name, loss in losses.items()]).sum() if losses else torch.zeros(())
 
 
+def _each(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices of one token [R] of each row."""
+    return torch.arange(len(tokens)), tokens
+
+
+def _looks_at(places: Tensor, picture: int, queries: Tensor, prefix: Prefix, layer: int) -> Tensor:
+    """Whether queries [N, H, D] of a layer single out places [N, 2] of a picture."""
+    sizes = prefix.visual.sizes
+    before = sum(rows * columns for rows, columns in sizes[:picture])
+    return _looks(queries, prefix.keys[layer], prefix.images[before + token_of(places, sizes[picture])])
+
+
+def _looks(queries: Tensor, keys: Tensor, target: Tensor, own: Tensor | None = None) -> Tensor:
+    """Whether the first head's queries [N, H, D] of a layer single out certain ones [N] of its keys [P, Hkv, D].
+
+    Where the queries are of some of the same tokens, ``own`` [N] says of which: those behind are not seen.
+    """
+    scores = (queries[:, 0] @ keys[:, 0].T).float() * queries.shape[-1] ** -0.5
+    if own is not None:
+        scores = scores.masked_fill(torch.arange(len(keys), device=own.device) > own[:, None], float("-inf"))
+    return F.cross_entropy(scores, target)
+
+
 def _by_task(sample: Sample) -> list[tuple[str, list[Exchange]]]:
     return [(task, list(asked)) for task, asked in groupby(sample.exchanges, key=lambda exchange: exchange.task)]
-
-
-def _pictures(sizes: Sequence[tuple[int, int]], tokens: Tensor) -> list[Tensor]:
-    """Tokens of all pictures in a row [V, hidden] as [rows, columns, hidden] for each."""
-    parts = tokens.split([rows * columns for rows, columns in sizes])
-    return [part.view(*size, -1) for part, size in zip(parts, sizes, strict=True)]
-
-
-def _sampled(image: Tensor, places: Tensor) -> Tensor:
-    """An image [rows, columns, C] at places [N, 2] in [0, 1): [N, C], bilinear."""
-    grid = (2 * places - 1)[None, None].to(image.device)
-    read = F.grid_sample(image.permute(2, 0, 1)[None], grid, align_corners=False, padding_mode="border")
-    return read[0, :, 0].T
-
-
-def _spread(metres: Tensor) -> Tensor:
-    """Depths [N] as distributions over bins [N, DEPTH_BINS].
-
-    A bin for every depth is easier to turn into digits than one number, and neighbours are nearly right.
-    """
-    nearest, farthest = torch.tensor(DEPTHS_M).log()
-    at = (metres.log() - nearest) / (farthest - nearest) * DEPTH_BINS - 0.5
-    return (-0.5 * ((torch.arange(DEPTH_BINS) - at[:, None]) / SPREAD) ** 2).softmax(dim=1)
-
-
-def _centres(size: tuple[int, int]) -> Tensor:
-    """Places [rows · columns, 2] of a picture's tokens."""
-    rows, columns = size
-    y, x = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
-    return torch.stack([x, y], dim=-1).flatten(0, 1)
-
-
-def _token(places: Tensor, size: Sequence[int]) -> Tensor:
-    """Numbers [N] of the tokens that show places [N, 2]."""
-    rows, columns = size
-    x, y = (places * torch.tensor([columns, rows])).long().T
-    return y.clamp(0, rows - 1) * columns + x.clamp(0, columns - 1)
-
-
-def _inside(corners: Tensor, size: tuple[int, int]) -> Tensor:
-    """Which tokens have their middle in which boxes [B, 4], or the box's middle in them: [tokens, B]."""
-    centres = _centres(size)[:, None]
-    inside = ((centres >= corners[:, :2]) & (centres <= corners[:, 2:])).all(dim=-1)
-    middle = _token((corners[:, :2] + corners[:, 2:]) / 2, size)
-    inside[middle, torch.arange(len(corners))] = True
-    return inside
-
-
-def _asked(exchanges: Sequence[Exchange]) -> Tensor:
-    """Places [N, 2] in [0, 1) that questions are about."""
-    bins = depth.BINS if exchanges[0].task == "depth" else matching.BINS
-    return torch.tensor([reading.pixel(exchange) for exchange in exchanges]) / bins
-
-
-def _answered(exchanges: Sequence[Exchange]) -> Tensor:
-    """Places [N, 2] in [0, 1] that answers name."""
-    return torch.tensor([reading.match(exchange) for exchange in exchanges]) / matching.BINS
-
-
-def _metres(exchanges: Sequence[Exchange]) -> Tensor:
-    """Depths [N] in answers."""
-    return torch.tensor([reading.metres(exchange) for exchange in exchanges])
-
-
-def _motion(exchanges: Sequence[Exchange]) -> Tensor:
-    """Yaw, pitch and roll in tens of degrees, and the way of the camera's centre in metres, from pose answers [6]."""
-    said = reading.motion(exchanges)
-    way = said.distance_m * torch.tensor(said.direction)
-    return torch.cat([torch.tensor(said.yaw_pitch_roll_deg) / 10.0, way])

@@ -34,10 +34,10 @@ class Curriculum:
     def __init__(self, recipe: Recipe, mixture: Mixture):
         self._recipe = recipe
         parts = {kind: _of_kind(mixture, kind) for kind in KINDS}
-        self._parts = {kind: found for kind, found in parts.items() if found and _share(recipe, kind) > 0.0}
+        self._parts = {kind: found for kind, found in parts.items() if found and getattr(recipe.shares, kind) > 0.0}
         if not self._parts:
             raise DataError(f"{mixture.path} holds nothing of what the recipe's shares ask for")
-        self._shares = _normalized([_share(recipe, kind) for kind in self._parts])
+        self._shares = _normalized([getattr(recipe.shares, kind) for kind in self._parts])
 
     def __len__(self) -> int:
         return self._recipe.steps * self._recipe.looks
@@ -62,7 +62,7 @@ def held_out(recipe: Recipe, mixture: Mixture) -> list[Sample]:
     chosen = []
     for kind in KINDS:
         listed = [(part.data, i) for part in mixture.sources for i in part.test if part.data.tasks[i] & OF_KIND[kind]]
-        if listed and _share(recipe, kind) > 0.0:
+        if listed and getattr(recipe.shares, kind) > 0.0:
             spread = np.linspace(0, len(listed) - 1, min(recipe.measured_looks, len(listed))).astype(int)
             chosen += [some_questions(data[i], recipe, rng) for data, i in (listed[s] for s in spread)]
     return chosen
@@ -88,12 +88,6 @@ def _of_kind(mixture: Mixture, kind: str) -> list[tuple[DataSet, list[int], floa
         if samples:
             found.append((part.data, samples, part.weight))
     return found
-
-
-def _share(recipe: Recipe, kind: str) -> float:
-    if kind == "pose" and recipe.stage == "see":
-        return 0.0  # vision alone learns nothing from how a camera moved
-    return getattr(recipe.shares, kind)
 
 
 def _normalized(weights: Sequence[float]) -> np.ndarray:

@@ -4,142 +4,73 @@ As in inference (`vlm.engine`), pictures and the text that all questions begin w
 and its answer see that prefix and themselves, so the result is that of one sequence per question; a test holds it
 equal to transformers' own forward pass. Attention is plain PyTorch, for gradients have to flow through both parts.
 
-Shapes: P tokens of the prefix, R questions (rows) of at most L tokens, H heads, Hkv key heads, D channels.
+Shapes: P tokens of the prefix, V of them pictures', R questions (rows) of at most L tokens, H heads, Hkv key heads,
+D channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vlm3_ros.learn.data.sample import Exchange, Sample
+from vlm3_ros.learn.lesson import IGNORED, Lesson, Rows
 from vlm3_ros.vlm import attention
 from vlm3_ros.vlm.interface import Picture
 from vlm3_ros.vlm.language import LanguageModel
 from vlm3_ros.vlm.loading import Checkpoint
-from vlm3_ros.vlm.prompt import common_length, mrope_positions
-
-Abridged = Mapping[str, tuple[int, int]]  # by task: tokens at the start and at the end of answers that are kept
-IGNORED = -100  # label of a token that is not learned, as in transformers
+from vlm3_ros.vlm.prompt import mrope_positions
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
-    """Questions of one task with their answers, padded behind their ends."""
+class Visual:
+    """What the vision tower makes of pictures."""
 
-    task: str
-    exchanges: list[Exchange]
-    tokens: Tensor  # [R, L]
-    depth: Tensor  # [R, L] positions behind the prefix; those that are left out leave gaps
-    labels: Tensor  # [R, L] the token that follows each, IGNORED where it is not learned
-    digits: Tensor  # [R, L] 0 where that token is no digit, else which one of its number, zeros in front not counted
-    asked: Tensor  # [R] the last token of a question that is its own: what is asked is known there
-
-
-@dataclass(frozen=True, eq=False)
-class Lesson:
-    """A sample as tensors."""
-
-    pixels: Tensor
-    grids: Tensor  # [pictures, 3]
+    tokens: Tensor  # [V, hidden], all in a row
+    deepstack: list[Tensor]  # [V, hidden], what is added to them after each of the first text layers
     sizes: list[tuple[int, int]]  # (rows, columns) of tokens of each picture
-    tokens: list[int]  # from the start of the chat to the end of the last picture
-    groups: list[tuple[list[int], Rows]]  # the text its questions begin with, and the rest
+
+    def split(self, counts: Sequence[int]) -> list[Visual]:
+        """The first so many pictures, the next, and so on."""
+        sizes = iter(self.sizes)
+        own = [[next(sizes) for _ in range(count)] for count in counts]
+        lengths = [sum(rows * columns for rows, columns in several) for several in own]
+        parts = [x.split(lengths) for x in (self.tokens, *self.deepstack)]
+        return [Visual(tokens, deep, several) for tokens, *deep, several in zip(*parts, own, strict=True)]
 
 
-def lesson(sample: Sample, checkpoint: Checkpoint, abridged: Abridged | None = None) -> Lesson:
-    """Tokens, patches and labels of a sample; only answers are learned.
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """What the text layers make of pictures."""
 
-    To save time early in training, lessons can be ``abridged``: what all questions of a task say between their own
-    part and the answer is not fed, and of answers to the tasks in there only so many tokens at the start and at the
-    end. The others keep their positions.
-    """
-    pixels, grids, sizes = checkpoint.pixels(list(sample.pictures))
-    tokens = checkpoint.chat.pictures([rows * columns for rows, columns in sizes])
-    groups = []
-    for task, exchanges in groupby(sample.exchanges, key=lambda exchange: exchange.task):
-        groups.append(_rows(task, list(exchanges), checkpoint, abridged))
-    return Lesson(pixels, grids, sizes, tokens, groups)
+    visual: Visual
+    images: Tensor  # [V] which of the P tokens are the pictures'
+    queries: dict[int, Tensor]  # [V, H, D] by layer, of the pictures' tokens
+    keys: dict[int, Tensor]  # [P, Hkv, D] by layer
+    values: dict[int, Tensor]
+    states: list[Tensor]  # [V, hidden] of the pictures' tokens after each layer
+    end: int  # position of what follows
 
 
-def _rows(
-    task: str, exchanges: list[Exchange], checkpoint: Checkpoint, abridged: Abridged | None
-) -> tuple[list[int], Rows]:
-    prompts = checkpoint.chat.questions([exchange.question for exchange in exchanges])
-    texts = [exchange.answer for exchange in exchanges]
-    answers = checkpoint.tokenizer(texts, add_special_tokens=False)["input_ids"]
-    answers = [[*answer, checkpoint.end_tokens[0]] for answer in answers]
-    head, tail = _shared(prompts)
-    built: list[tuple[list[int], list[int], list[int], int]] = []
-    for prompt, answer in zip(prompts, answers, strict=True):
-        own = len(prompt) - head - tail  # tokens of this question alone
-        fed = [*prompt[head:], *answer[:-1]]
-        labels = [IGNORED] * (len(prompt) - head - 1) + answer
-        depth = list(range(len(fed)))
-        if abridged is not None:
-            first, last = abridged.get(task, (len(answer), 0))
-            start = own + tail - 1  # of what is answered
-            cut = range(start + first, max(start + first, len(fed) - last))
-            kept = [*range(own), *(i for i in range(start, len(fed)) if i not in cut)]
-            fed, labels, depth = ([values[i] for i in kept] for values in (fed, labels, depth))
-        built.append((fed, depth, labels, own - 1))
-    longest = max(len(row) for row, *_ in built)
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """What the text layers make of questions and their answers."""
 
-    def padded(sequences: Iterable[list[int]], value: int) -> Tensor:
-        return torch.tensor([row + [value] * (longest - len(row)) for row in sequences])
-
-    rows = Rows(
-        task=task,
-        exchanges=exchanges,
-        tokens=padded((fed for fed, *_ in built), 0),
-        depth=padded((depth for _, depth, *_ in built), 0),
-        labels=padded((labels for *_, labels, _ in built), IGNORED),
-        digits=padded((_digits(labels, checkpoint) for *_, labels, _ in built), 0),
-        asked=torch.tensor([asked for *_, asked in built]),
-    )
-    return prompts[0][:head], rows
-
-
-def _digits(tokens: Sequence[int], checkpoint: Checkpoint) -> list[int]:
-    """1 for every token that is the first digit of a number other than 0 (or a 0 before it), 2 for its second, ...;
-    0 for what is no digit."""
-    alphabet = checkpoint.tokenizer.convert_tokens_to_ids([*"0123456789."])
-    digits, zero, point = set(alphabet[:10]), alphabet[0], alphabet[10]
-    places, count = [], 0
-    for token in tokens:
-        if token in digits:
-            count += bool(count or token != zero)
-        elif token != point:
-            count = 0
-        places.append(max(1, count) if token in digits else 0)
-    return places
-
-
-def _shared(prompts: Sequence[Sequence[int]]) -> tuple[int, int]:
-    """How many tokens prompts share at their starts and at their ends, with at least one between; (0, 1) for one."""
-    if len(prompts) == 1:
-        return 0, 1
-    shortest = min(map(len, prompts))
-    head = min(common_length(prompts), shortest - 2)
-    tail = common_length([prompt[::-1] for prompt in prompts])
-    return head, max(1, min(tail, shortest - head - 1))
+    rows: Rows
+    last: Tensor  # [R, L, hidden], of which the next tokens are told
+    states: list[Tensor]  # [R, L, hidden] after each layer
+    queries: dict[int, Tensor]  # [R, L, H, D] by layer
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
     """What the model makes of a lesson."""
 
-    visual: Tensor  # [V, hidden] the picture's tokens as the language model gets them
-    rows: list[
-        tuple[Rows, Tensor, list[Tensor]]
-    ]  # and the last hidden states [R, L, hidden], and those of all layers
-    prefix: list[Tensor]  # [P, hidden] hidden states of the pictures' tokens after each layer
+    prefix: Prefix
+    answered: list[Answered]  # by task
 
 
 class SharedPrefix:
@@ -153,60 +84,66 @@ class SharedPrefix:
         self._visual = checkpoint.model.model.visual
         self.language = LanguageModel(checkpoint.model)
 
-    def see(self, pictures: Sequence[Picture]) -> tuple[Tensor, list[tuple[int, int]]]:
-        """The tokens [V, hidden] of pictures, all in a row, and (rows, columns) of each."""
-        pixels, grids, sizes = self._checkpoint.pixels(list(pictures))
-        return self._look(pixels, grids).pooler_output, sizes
-
-    def _look(self, pixels: Tensor, grids: Tensor) -> Any:
-        """The vision tower's output; ``pooler_output`` [V, hidden] are the pictures' tokens."""
-        return self._visual(pixels.to(self._visual.dtype), grid_thw=grids, return_dict=True)
-
     def __call__(self, lesson: Lesson) -> Result:
+        prefix = self.read(self._look(lesson.pixels, lesson.grids, lesson.sizes))
+        return Result(prefix, [self._rows(prefix, head, rows) for head, rows in lesson.groups])
+
+    def see(self, pictures: Sequence[Picture]) -> Visual:
+        """Pictures through the vision tower."""
+        return self._look(*self._checkpoint.pixels(list(pictures)))
+
+    def _look(self, pixels: Tensor, grids: Tensor, sizes: list[tuple[int, int]]) -> Visual:
+        seen = self._visual(pixels.to(self._visual.dtype), grid_thw=grids, return_dict=True)
+        return Visual(seen.pooler_output, seen.deepstack_features, sizes)
+
+    def read(self, visual: Visual) -> Prefix:
+        """Pictures through the text layers, as the start of a chat."""
         checkpoint, language = self._checkpoint, self.language
-        seen = self._look(lesson.pixels, lesson.grids)
-        ids = torch.tensor(lesson.tokens, device=checkpoint.device)
+        tokens = checkpoint.chat.pictures([rows * columns for rows, columns in visual.sizes])
+        ids = torch.tensor(tokens, device=checkpoint.device)
         images = (ids == checkpoint.image_token).nonzero()[:, 0]
         text = language.embed(ids)
-        x = text.index_copy(0, images, seen.pooler_output.to(text.dtype))
-        positions = mrope_positions(lesson.tokens, checkpoint.image_token, lesson.sizes)
-        keys: dict[int, Tensor] = {}  # by layer
+        x = text.index_copy(0, images, visual.tokens.to(text.dtype))
+        positions = mrope_positions(tokens, checkpoint.image_token, visual.sizes)
+        queries: dict[int, Tensor] = {}
+        keys: dict[int, Tensor] = {}
         values: dict[int, Tensor] = {}
         states: list[Tensor] = []
 
         def attend(layer: int, k: Tensor, v: Tensor, q: Tensor | None, is_read: bool) -> Tensor:
+            assert q is not None
+            queries.setdefault(layer, q[images])
             keys.setdefault(layer, k)
             values.setdefault(layer, v)
-            assert q is not None
             return attention.causal(q, k, v, language.scale)
 
-        deepstack = (images, seen.deepstack_features)
+        deepstack = (images, visual.deepstack)
         language.run(x, positions.to(x.device), attend, None, deepstack, states, self._recompute)
-        start = int(positions.max()) + 1
-        rows = [self._rows(keys, values, start, head, rows) for head, rows in lesson.groups]
-        return Result(seen.pooler_output, rows, [state[images] for state in states])
+        states = [state[images] for state in states]
+        return Prefix(visual, images, queries, keys, values, states, int(positions.max()) + 1)
 
-    def _rows(
-        self, keys: dict[int, Tensor], values: dict[int, Tensor], start: int, head: list[int], rows: Rows
-    ) -> tuple[Rows, Tensor, list[Tensor]]:
-        """The questions of one task behind the pictures' keys and values and their common beginning."""
-        language = self.language
+    def _rows(self, prefix: Prefix, head: list[int], rows: Rows) -> Answered:
+        """The questions of one task behind the pictures and their common beginning."""
+        language, start = self.language, prefix.end
+        keys, values = prefix.keys, prefix.values
         device = keys[0].device
         if head:
             keys, values = self._extended(keys, values, start, head)
         count, length = rows.tokens.shape
         mask = torch.full((length, length), float("-inf"), device=device).triu(1)
+        queries: dict[int, Tensor] = {}
         states: list[Tensor] = []
 
         def attend(layer: int, k: Tensor, v: Tensor, q: Tensor | None, is_read: bool) -> Tensor:
             assert q is not None
+            queries.setdefault(layer, q.unflatten(0, (count, length)))
             return tree(q, k, v, keys[layer], values[layer], mask, count, language.scale)
 
         positions = (start + len(head) + rows.depth.reshape(1, -1)).expand(3, -1)
         x = language.embed(rows.tokens.reshape(-1).to(device))
         out = language.run(x, positions.to(device), attend, None, None, states, self._recompute)
         shape = (count, length, -1)
-        return rows, out.view(shape), [state.view(shape) for state in states]
+        return Answered(rows, out.view(shape), [state.view(shape) for state in states], queries)
 
     def _extended(
         self, keys: dict[int, Tensor], values: dict[int, Tensor], start: int, head: list[int]
@@ -255,15 +192,17 @@ def tree(
 
 
 def answer_loss(
-    language: LanguageModel, rows: Rows, states: Tensor, first_digits: float = 1.0, later_digits: float = 1.0
+    language: LanguageModel, answered: Answered, first_digits: float = 1.0, later_digits: float = 1.0
 ) -> Tensor:
-    """Cross entropy of the answers' tokens, their mean; digits weigh more or less than other tokens.
+    """Cross entropy of the answers' tokens, their mean; what they say weighs more or less than other tokens.
 
-    ``first_digits`` is the weight of the first two of a number, ``later_digits`` that of those behind.
+    ``first_digits`` is the weight of an answer's first token, of signs and of the first two digits of a number,
+    ``later_digits`` that of the digits behind those.
     """
-    labels = rows.labels.to(states.device)
+    rows, last = answered.rows, answered.last
+    labels = rows.labels.to(last.device)
     learned = labels != IGNORED
-    losses = F.cross_entropy(language.all_logits(states[learned]), labels[learned], reduction="none")
-    weigh = torch.tensor([1.0, first_digits, first_digits, later_digits], device=states.device)
-    weights = weigh[rows.digits.to(states.device)[learned].clamp(max=3)]
+    losses = F.cross_entropy(language.all_logits(last[learned]), labels[learned], reduction="none")
+    weigh = torch.tensor([1.0, first_digits, first_digits, later_digits], device=last.device)
+    weights = weigh[rows.digits.to(last.device)[learned].clamp(max=3)]
     return (losses * weights).sum() / weights.sum()

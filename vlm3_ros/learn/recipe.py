@@ -41,9 +41,9 @@ class Shares:
 
 @dataclass(frozen=True)
 class Digits:
-    """How much the digits of numbers in answers weigh in the loss; 1: plain fine-tuning."""
+    """How much of the loss is about what answers say, not about their words; 1: plain fine-tuning."""
 
-    first: float = setting(1.0, "the first two digits of a number", 0.0, 1000.0)
+    first: float = setting(1.0, "an answer's first token, signs, the first two digits of a number", 0.0, 1000.0)
     later: float = setting(1.0, "the digits behind those", 0.0, 1000.0)
 
 
@@ -70,7 +70,7 @@ class Recipe:
     rank: int = setting(32, "of the adapters (their alpha is twice that)", 1, 1024)
     stage: str = setting(
         "answer",
-        "see: only the vision tower, by auxiliary losses; answer: the whole model, by answers",
+        "see: pictures alone, by auxiliary losses, nothing is asked; answer: by questions and answers",
         choices=("see", "answer"),
     )
     brief: float = setting(

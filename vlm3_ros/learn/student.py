@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from vlm3_ros.learn.adapters import WEIGHTS, with_adapters
 from vlm3_ros.learn.auxiliary import Auxiliary, total
 from vlm3_ros.learn.curriculum import Look
-from vlm3_ros.learn.looks import SharedPrefix, answer_loss, lesson
+from vlm3_ros.learn.lesson import lesson
+from vlm3_ros.learn.looks import SharedPrefix, answer_loss
 from vlm3_ros.learn.model import copy_processor
 from vlm3_ros.learn.recipe import Recipe
 from vlm3_ros.vlm.loading import Checkpoint, load
@@ -39,8 +40,6 @@ class Student(nn.Module):
         model = checkpoint.model
         if self._recipe.method == "full":
             model.requires_grad_(True)
-            if self._recipe.stage == "see":
-                model.model.language_model.requires_grad_(False)
             return model
         return with_adapters(model, self._recipe.rank)
 
@@ -61,15 +60,13 @@ class Student(nn.Module):
         return means
 
     def _seen(self, looks: list[Look]) -> list[dict[str, Tensor]]:
-        """The losses of each look, of vision alone: all pictures go through it at once."""
+        """The losses of looks where nothing is asked: all pictures go through the vision tower at once."""
         assert self.help is not None
         parts = []
         pictures = [look.sample.pictures for look in looks]
-        visual, sizes = self.run.see([picture for several in pictures for picture in several])
-        for look, several in zip(looks, pictures, strict=True):
-            own, sizes = sizes[: len(several)], sizes[len(several) :]
-            tokens, visual = visual.tensor_split([sum(rows * columns for rows, columns in own)])
-            losses = self.help.seeing(look.sample, own, tokens)
+        visual = self.run.see([picture for several in pictures for picture in several])
+        for look, seen in zip(looks, visual.split([len(several) for several in pictures]), strict=True):
+            losses = self.help.seeing(look.sample, seen) | self.help.comparing(look.sample, self.run.read(seen))
             parts.append({**losses, "loss": total(losses)})
         return parts
 
@@ -78,12 +75,13 @@ class Student(nn.Module):
         taught = lesson(look.sample, self.checkpoint, BRIEF if look.is_brief else None)
         result, digits = self.run(taught), self._recipe.digits
         losses = {
-            f"answers to {rows.task}": answer_loss(self.run.language, rows, states, digits.first, digits.later)
-            for rows, states, _ in result.rows
+            f"answers to {answered.rows.task}": answer_loss(self.run.language, answered, digits.first, digits.later)
+            for answered in result.answered
         }
         loss = torch.stack(list(losses.values())).mean()
         if self.help is not None:
-            helped = self.help.seeing(look.sample, taught.sizes, result.visual) | self.help.knowing(taught, result)
+            helped = self.help.seeing(look.sample, result.prefix.visual)
+            helped |= self.help.comparing(look.sample, result.prefix) | self.help.knowing(result)
             losses, loss = losses | helped, loss + total(helped)
         return {**losses, "loss": loss}
 
@@ -117,11 +115,10 @@ class Student(nn.Module):
         self.take_help(folder)
 
     def take_help(self, folder: Path) -> None:
-        """Go on with the auxiliary heads that an earlier run has left in a folder, if it has."""
+        """Go on with the auxiliary heads that an earlier run has left in a folder, those it had."""
         if self.help is not None and (folder / HELP).is_file():
-            self.help.load_state_dict(
-                torch.load(folder / HELP, map_location=self.checkpoint.device, weights_only=True)
-            )
+            heads = torch.load(folder / HELP, map_location=self.checkpoint.device, weights_only=True)
+            self.help.load_state_dict(heads, strict=False)
 
 
 def _mean(parts: list[dict[str, Tensor]], name: str) -> float:

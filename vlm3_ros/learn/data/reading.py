@@ -22,7 +22,7 @@ def _pattern(prompt: str) -> re.Pattern[str]:
 
 _PIXEL = {"depth": _pattern(depth.PROMPT), "matching": _pattern(matching.PROMPT)}
 _LABELS = _pattern(grounding.PROMPT)
-_REGION = re.compile(r"bounding box region \((\d+), (\d+), (\d+), (\d+)\)")
+REGION = re.compile(r"bounding box region \((\d+), (\d+), (\d+), (\d+)\)")
 _KINDS = {
     **{kind: _pattern(text) for kind, text in {**objects.COMPARISONS, **objects.LENGTHS}.items()},
     "direction": _pattern(objects.DIRECTION),
@@ -65,7 +65,16 @@ def labels(exchange: Exchange) -> list[str]:
 
 def regions(exchange: Exchange) -> list[objects.Region]:
     """The regions in a question, in their order."""
-    return [(int(a), int(b), int(c), int(d)) for a, b, c, d in _REGION.findall(exchange.question)]
+    return [(int(a), int(b), int(c), int(d)) for a, b, c, d in REGION.findall(exchange.question)]
+
+
+def named(exchange: Exchange) -> list[int]:
+    """Where in the text of a question the names of the things it asks about end, or the numbers of regions."""
+    if exchange.task == "grounding":
+        found = _LABELS.fullmatch(exchange.question)
+        assert found is not None
+        return [found.start(1) + end.start() for end in re.finditer(", |$", found[1])]
+    return [found.end(4) for found in REGION.finditer(exchange.question)]
 
 
 def kind(exchange: Exchange) -> str:
