@@ -16,23 +16,26 @@ MEASURED = {  # of held-out looks: name in the log, legend
 
 
 def draw(history: Sequence[dict[str, Any]], path: Path) -> None:
-    """Losses over steps, and below them what was measured on held-out looks, as a PNG file.
+    """Losses over steps, and below them what was measured on held-out looks, if anything was, as a PNG file.
 
     ``history`` is the log of transformers' Trainer.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.0, 7.0), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True)
+    is_measured = any(name in entry for entry in history for name in MEASURED)
+    figure = Figure(figsize=(8.0, 7.0 if is_measured else 4.0), layout="constrained")
+    upper, *lower = figure.subplots(1 + is_measured, 1, sharex=True, squeeze=False)[:, 0]
     logged = [entry for entry in history if "loss" in entry]
     names = {name for entry in logged for name in entry if name.startswith("answers to ")}
     for name in ("loss", *sorted(names)):
         _line(upper, logged, name, name if name != "loss" else "all together")
-    for name, legend in MEASURED.items():
-        _line(lower, history, name, legend)
     upper.set(ylabel="loss (nats per token)", yscale="log")
-    lower.set(xlabel="optimizer step", ylabel="share of held-out answers", ylim=(0.0, 1.0))
-    for axes in (upper, lower):
+    for axes in lower:
+        for name, legend in MEASURED.items():
+            _line(axes, history, name, legend)
+        axes.set(ylabel="share of held-out answers", ylim=(0.0, 1.0))
+    (upper, *lower)[-1].set(xlabel="optimizer step")
+    for axes in (upper, *lower):
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
