@@ -26,7 +26,7 @@ def main() -> int:
     )
     who.add_argument("--test-double", help="module:factory of a stand-in that answers from ground truth")
     demo.add_argument(
-        "--frames", type=_positive, default=40, metavar="N", help="frames to perceive (default: %(default)s)"
+        "--frames", type=_positive, default=24, metavar="N", help="frames to perceive (default: %(default)s)"
     )
     demo.add_argument("--out", type=Path, default=Path("results/demo.png"), help="the picture (default: %(default)s)")
     demo.add_argument(
