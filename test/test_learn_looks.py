@@ -33,7 +33,8 @@ def reference_loss(checkpoint: Checkpoint, lesson: Lesson, exchange: Exchange) -
     """The summed loss of one answer and its number of tokens, by transformers."""
     (question,) = checkpoint.chat.questions([exchange.question])
     answer = [*checkpoint.tokenizer(exchange.answer, add_special_tokens=False)["input_ids"], checkpoint.end_tokens[0]]
-    ids = torch.tensor([[*lesson.tokens, *question, *answer]])
+    pictures = checkpoint.chat.pictures([rows * columns for rows, columns in lesson.sizes])
+    ids = torch.tensor([[*pictures, *question, *answer]])
     labels = torch.full_like(ids, -100)
     labels[0, -len(answer) :] = torch.tensor(answer)
     kinds = (ids == checkpoint.image_token).long()

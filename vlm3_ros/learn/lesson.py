@@ -44,7 +44,6 @@ class Lesson:
     pixels: Tensor
     grids: Tensor  # [pictures, 3]
     sizes: list[tuple[int, int]]  # (rows, columns) of tokens of each picture
-    tokens: list[int]  # from the start of the chat to the end of the last picture
     groups: list[tuple[list[int], Rows]]  # the text its questions begin with, and the rest
 
 
@@ -56,11 +55,10 @@ def lesson(sample: Sample, checkpoint: Checkpoint, abridged: Abridged | None = N
     end. The others keep their positions.
     """
     pixels, grids, sizes = checkpoint.pixels(list(sample.pictures))
-    tokens = checkpoint.chat.pictures([rows * columns for rows, columns in sizes])
     groups = []
     for task, exchanges in groupby(sample.exchanges, key=lambda exchange: exchange.task):
         groups.append(_rows(task, list(exchanges), checkpoint, abridged))
-    return Lesson(pixels, grids, sizes, tokens, groups)
+    return Lesson(pixels, grids, sizes, groups)
 
 
 def _rows(
