@@ -9,7 +9,7 @@ import torch
 from checkpoints import TINY, WIDE, Size
 from torch.testing import assert_close
 
-from vlm3_ros.learn.auxiliary import Auxiliary, _looks, total
+from vlm3_ros.learn.auxiliary import Auxiliary, _looks, _looks_at, total
 from vlm3_ros.learn.data import reading
 from vlm3_ros.learn.data.sample import Exchange, Sample
 from vlm3_ros.learn.lesson import IGNORED, Lesson, lesson
@@ -228,6 +228,19 @@ def test_looks_are_scored_by_attention_to_tokens_not_behind():
     assert float(_looks(queries[1:], keys, torch.tensor([0]), own=torch.tensor([1]))) == pytest.approx(
         0.693, abs=1e-3
     )
+
+
+@pytest.mark.parametrize("picture", [0, 1])
+def test_looks_at_a_place_are_looks_at_its_token_in_its_picture(picture):
+    run = SharedPrefix(checkpoints.loaded(TINY))
+    with torch.no_grad():
+        prefix = run.read(run.see(lessons.sample(pictures=2).pictures))
+    rows, columns = prefix.visual.sizes[0]
+    place = torch.tensor([[(1 + 0.5) / columns, (2 + 0.5) / rows]])  # column 1, row 2
+    for number in (0, 1):
+        key = prefix.keys[0][prefix.images[number * rows * columns + 2 * columns + 1]]
+        loss = _looks_at(place, picture, 1000.0 * key[None], prefix, 0)
+        assert (loss < 0.1) == (number == picture)
 
 
 def test_a_depth_is_spread_over_bins_around_it():
