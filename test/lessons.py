@@ -8,7 +8,7 @@ import numpy as np
 
 from vlm3_ros.learn.data.build import Plan, build
 from vlm3_ros.learn.data.compose import Amounts
-from vlm3_ros.learn.data.sample import Exchange, Sample
+from vlm3_ros.learn.data.sample import Exchange, Facts, Sample
 from vlm3_ros.learn.data.simulated import SimulatedRooms
 from vlm3_ros.learn.scores import question
 from vlm3_ros.tasks import depth, grounding, matching, objects, pose
@@ -36,7 +36,9 @@ def sample(seed: int = 0, pictures: int = 1, things: bool = False) -> Sample:
         exchanges = [Exchange("depth", q.text, depth.answer(rng.uniform(0.1, 99.0))) for q in asked]
         if things:
             boxes = [grounding.Box2D("table", 100, 200, 500, 900), grounding.Box2D("sofa", 300, 300, 400, 500)]
-            exchanges.append(Exchange("grounding", grounding.question(LABELS).text, grounding.answer(boxes)))
+            for label in LABELS:
+                named = grounding.answer([box for box in boxes if box.label == label])
+                exchanges.append(Exchange("grounding", grounding.question(label).text, named))
             table, sofa = (100, 200, 500, 900), (300, 300, 400, 503)
             bigger = objects.comparison("bigger", table, sofa).text
             exchanges.append(Exchange("objects", bigger, objects.comparison_answer("bigger", table, sofa, True)))
@@ -48,6 +50,12 @@ def sample(seed: int = 0, pictures: int = 1, things: bool = False) -> Sample:
         answers = pose.answers(PoseAnswer(12.3, (-10.0, 3.3, 0.4), (0.6, 0.0, -0.8), 0.45))
         exchanges += [Exchange("pose", q.text, a) for q, a in zip(pose.QUESTIONS, answers, strict=True)]
     return Sample(f"noise-{seed}", "noise", shown, tuple(exchanges))
+
+
+def facts(of: Sample) -> Facts:
+    """What is known of the pictures of a sample if there is no other."""
+    is_pair = len(of.pictures) > 1
+    return Facts(((), ()), of.exchanges) if is_pair else Facts((of.exchanges,), ())
 
 
 __all__ = ["mixture", "question", "sample"]

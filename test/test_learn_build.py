@@ -158,6 +158,25 @@ def test_samples_come_back(made):
             assert a.size == b.size
             assert np.abs(a.pixels.astype(float) - b.pixels).mean() < 3.0  # JPEG
     assert list(data.exchanges()) == [sample.exchanges for sample in data]
+
+
+def test_of_the_pictures_of_a_sample_all_is_known_that_any_sample_of_its_record_asks(made):
+    data = DataSet(made)
+    (record, *_) = list(_records(rooms()))
+    single, matching, pose = (
+        next(i for i, s in enumerate(record.samples) if s.exchanges[0].task == task)
+        for task in ("depth", "matching", "pose")
+    )
+    alone = {s.key: s.exchanges for s in record.samples if len(s.pictures) == 1}
+    assert data.facts(single).alone == (record.samples[single].exchanges,)
+    assert data.facts(single).together == ()
+    for pair in (matching, pose):
+        facts = data.facts(pair)
+        first, second = record.samples[pair].key.split("-")[-3:-1]
+        assert [set(e) for e in facts.alone] == [set(alone[f"{record.key}-{i}"]) for i in (first, second)]
+        for task, which in (("matching", matching), ("pose", pose)):
+            if record.samples[which].key.split("-")[:-1] == record.samples[pair].key.split("-")[:-1]:
+                assert facts.of_both(task) == list(record.samples[which].exchanges)
     tasks = [e.task for s in data for e in s.exchanges]
     assert data.manifest["exchanges"] == {task: tasks.count(task) for task in sorted(set(tasks))}
     assert data.scenes.keys() == {"room000000", "room000001"}

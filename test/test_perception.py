@@ -222,30 +222,54 @@ def test_a_task_without_a_checkpoint_says_so():
 # --------------------------------------------------------------------------------------------------------- objects
 
 
-def labelled(text: str) -> Reply:
-    """``text`` to the grounding question, 2 m to all others."""
-    return lambda q: Answer(text, 0.7) if "Locate" in q.text else Answer(depth.answer(2.0), 0.9)
+def labelled(**texts: str) -> Reply:
+    """``texts`` to the grounding questions of some names, 2 m to all that is not grounding."""
+
+    def reply(question):
+        if "Locate" not in question.text:
+            return Answer(depth.answer(2.0), 0.9)
+        label = next((name for name in texts if f": {name}." in question.text), None)
+        return Answer(texts[label] if label else "[]", 0.7 if label == "chair" else 0.4)
+
+    return reply
 
 
 @pytest.mark.parametrize(
-    ("text", "expected", "refused"),
+    ("texts", "expected", "refused"),
     [
-        ("[]", [], {}),
-        ("There is nothing.", None, {Reason.UNPARSED: 1}),
-        ('[{"bbox_2d": [1, 2, 3, 4], "label": "dragon"}]', None, {Reason.OUT_OF_RANGE: 1}),
+        (["[]", "[]"], [], {}),
+        (["There is nothing.", "[]"], [], {Reason.UNPARSED: 1}),
+        (["There is nothing.", "None."], None, {Reason.UNPARSED: 2}),
+        (['[{"bbox_2d": [1, 2, 3, 4], "label": "dragon"}]', ""], None, {Reason.OUT_OF_RANGE: 1, Reason.UNPARSED: 1}),
     ],
 )
-def test_nothing_there_is_an_empty_list_and_no_answer_is_none(text, expected, refused):
-    scene = perception(Scripted(labelled(text))).perceive(frame(), {"objects"})
+def test_nothing_there_is_an_empty_list_and_no_answer_for_any_name_is_none(texts, expected, refused):
+    names = ["chair", "table"]
+    model = Scripted(labelled(**dict(zip(names, texts, strict=True))))
+    scene = perception(model, {"objects.labels": names}).perceive(frame(), {"objects"})
     assert scene.objects == expected
     assert scene.tally.refused == refused
+
+
+def test_each_name_is_asked_for_and_each_thing_is_as_likely_as_the_answer_it_is_in():
+    texts = {
+        "chair": grounding.answer([Box2D("chair", 100, 200, 400, 700)]),
+        "table": grounding.answer([Box2D("table", 500, 200, 900, 700)]),
+        "sofa": "Sorry.",
+    }
+    model = Scripted(labelled(**texts))
+    scene = perception(model, {"objects.labels": ["table", "chair", "sofa"]}).perceive(frame(), {"objects"})
+    assert sum("Locate" in text for text in model.questions) == 3
+    assert scene.objects is not None
+    assert [(box.label, box.score) for box in scene.objects] == [("chair", 0.7), ("table", 0.4)]
+    assert scene.tally.refused == {Reason.UNPARSED: 1}
 
 
 def test_at_most_so_many_boxes_are_lifted():
     boxes = [Box2D("chair", 100 * i, 100, 100 * i + 80, 900) for i in range(10)]
     counts = []
     for limit in (2, 20):
-        model = Scripted(labelled(grounding.answer(boxes)))
+        model = Scripted(labelled(chair=grounding.answer(boxes)))
         scene = perception(model, {"objects.max_boxes": limit, "objects.points": 16}).perceive(frame(), {"objects"})
         assert scene.objects is not None
         counts.append(sum("how far" in text for text in model.questions))
@@ -253,7 +277,7 @@ def test_at_most_so_many_boxes_are_lifted():
 
 
 def test_depth_is_asked_in_and_around_each_box():
-    model = Scripted(labelled(grounding.answer([Box2D("chair", 500, 250, 750, 500)])))
+    model = Scripted(labelled(chair=grounding.answer([Box2D("chair", 500, 250, 750, 500)])))
     perception(model).perceive(frame(), {"objects"})
     asked = [t[t.index("(") + 1 : t.index(")")].split(", ") for t in model.questions if "how far" in t]
     x, y = np.array(asked, float).T / 2000

@@ -64,7 +64,7 @@ class Right:
         self._frames[key] = TrueFrame(known.camera, known.depth, known.T_world_camera)
         seen = Seen(unified(known.camera, objects.FOCAL, CONFIG.camera.max_tokens), objects.FOCAL)
         self._exchanges[key] = [
-            grounding_exchange(known, CONFIG.objects.labels),
+            *(grounding_exchange(known, label) for label in CONFIG.objects.labels),
             *object_exchanges(known, seen, 1000, place.rng()),
         ]
 

@@ -189,7 +189,7 @@ def test_templates_save_passes(planted):
 
 def test_all_kinds_of_questions_in_one_call():
     checkpoint = checkpoints.loaded(TINY, 0)
-    questions = [*depth_questions(3), replace(grounding.question(["chair"]), max_tokens=20), *depth_questions(2)]
+    questions = [*depth_questions(3), replace(grounding.question("chair"), max_tokens=20), *depth_questions(2)]
     expected = ask(Reference(checkpoint), PICTURES[:1], questions)
     got = ask(Engine(checkpoint), PICTURES[:1], questions)
     assert [a.text for a in got] == [a.text for a in expected]
@@ -239,7 +239,7 @@ def test_a_look_costs_the_vision_tower_once():
     with vlm.look(PICTURES[:1]) as view:
         view.ask(depth_questions(9))
         view.ask(depth_questions(3))
-        view.ask([replace(grounding.question(["chair"]), max_tokens=4)])
+        view.ask([replace(grounding.question("chair"), max_tokens=4)])
     handle.remove()
     assert len(runs) == 1
 

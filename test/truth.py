@@ -97,11 +97,11 @@ class TruthView:
         T[:3, 3] /= metric_scale(self._seen[1], pose.FOCAL)
         return pose.answers(motion.pose_answer(T))[which]
 
-    def _ground(self, labels: str) -> str:
+    def _ground(self, label: str) -> str:
         frame, found = self._frames[0], []
         for box in frame.boxes:
             pixels = frame.camera.project(box.corners())
-            if box.label not in labels.split(", ") or not np.isfinite(pixels).all():
+            if box.label != label or not np.isfinite(pixels).all():
                 continue
             low, high = (
                 np.clip(edge + 0.5, 0, frame.camera.size) / frame.camera.size * grounding.BINS

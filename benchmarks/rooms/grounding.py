@@ -23,28 +23,30 @@ ROWS = {"precision": "precision", "recall": "recall", "iou": "mean IoU of the bo
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    exchange: Exchange
-    answer: Answer
+    exchanges: list[Exchange]  # one for each name
+    answers: list[Answer]
 
 
 def ask(place: Place, show: Show, config: Config) -> Record:
     sight, labels = show(place.first.frame), config.objects.labels
     view, _ = sight.look("grounding", lambda c, scale: unified(c, grounding.FOCAL, config.camera.max_tokens, scale))
-    (answer,) = sight.ask(view, [grounding.question(labels)])
-    assert answer is not None
-    return Record(grounding_exchange(place.first, labels), answer)
+    answers = sight.ask(view, [grounding.question(label) for label in labels])
+    return Record([grounding_exchange(place.first, label) for label in labels], [a for a in answers if a])
 
 
 def measure(records: Sequence[Record]) -> dict[str, float]:
-    return MEASURES["grounding"]([(None, [record.exchange], [record.answer]) for record in records])
+    return MEASURES["grounding"]([(None, record.exchanges, record.answers) for record in records])
 
 
 def constant(other: Sequence[Record]) -> Callable[[Record], Record]:
     """For each name the median box."""
-    true = [box for record in other for box in reading.boxes(record.exchange)]
-    found = [_median([box for box in true if box.label == label]) for label in sorted({box.label for box in true})]
-    answer = Answer(grounding.answer(found), 1.0)
-    return lambda record: replace(record, answer=answer)
+    boxes: dict[str, list[grounding.Box2D]] = {}
+    for exchange in (exchange for record in other for exchange in record.exchanges):
+        boxes.setdefault(reading.label(exchange), []).extend(reading.boxes(exchange))
+    answers = {
+        label: Answer(grounding.answer([_median(found)] if found else []), 1.0) for label, found in boxes.items()
+    }
+    return lambda record: replace(record, answers=[answers[reading.label(e)] for e in record.exchanges])
 
 
 def _median(boxes: Sequence[grounding.Box2D]) -> grounding.Box2D:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vlm3_ros.learn.data.mixture import Mixture
-from vlm3_ros.learn.data.sample import Exchange, Sample
+from vlm3_ros.learn.data.sample import Exchange, Facts, Sample
 from vlm3_ros.learn.data.shards import DataError, DataSet
 from vlm3_ros.learn.recipe import BRIEFER, Recipe
 
@@ -18,9 +18,10 @@ KINDS = tuple(OF_KIND)
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """A sample, and whether what is constant in its text is left out."""
+    """A sample, what else is known of its pictures, and whether what is constant in its text is left out."""
 
     sample: Sample
+    facts: Facts
     is_brief: bool
 
 
@@ -47,8 +48,8 @@ class Curriculum:
         parts = list(self._parts.values())[rng.choice(len(self._shares), p=self._shares)]
         data, samples, _ = parts[rng.choice(len(parts), p=_normalized([weight for *_, weight in parts]))]
         is_brief = bool(rng.random() < self._brief(number / len(self)))
-        sample = some_questions(data[samples[rng.integers(len(samples))]], self._recipe, rng, is_brief)
-        return Look(sample, is_brief)
+        which = samples[rng.integers(len(samples))]
+        return Look(some_questions(data[which], self._recipe, rng, is_brief), data.facts(which), is_brief)
 
     def _brief(self, done: float) -> float:
         """The share of brief looks when so much of a run is done: it falls evenly, and its mean is the recipe's."""

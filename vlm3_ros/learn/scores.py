@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vlm3_ros.geometry import motion
+from vlm3_ros.learn.data import reading
 from vlm3_ros.learn.data.sample import Exchange, Sample
 from vlm3_ros.offline.metrics.depth import depth_errors
 from vlm3_ros.offline.metrics.matches import match_errors
@@ -144,8 +145,8 @@ def _grounding(asked: Asked) -> dict[str, float]:
     found, wanted, overlaps = 0, 0, []
     for _, exchanges, answers in asked:
         for exchange, answer in zip(exchanges, answers, strict=True):
-            labels = grounding.labels(exchange.question)
-            boxes, true = (grounding.parse(text, labels) for text in (answer.text, exchange.answer))
+            label = reading.label(exchange)
+            boxes, true = (grounding.parse(text, label) for text in (answer.text, exchange.answer))
             boxes, true = ([] if isinstance(b, Refusal) else b for b in (boxes, true))
             found, wanted = found + len(boxes), wanted + len(true)
             overlaps += _matched(boxes, true)

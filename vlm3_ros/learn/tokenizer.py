@@ -63,9 +63,9 @@ def protocol_texts(labels: Iterable[str]) -> Iterator[str]:
         answer = PoseAnswer(89.7, (way, -way, way), (way, way, way), 1.98)
         yield from pose.answers(answer)
     yield from (question.text for question in pose.QUESTIONS)
-    names = list(labels)
-    yield grounding.question(names).text
-    yield grounding.answer([grounding.Box2D(name, 1, 2, 345, 678) for name in names])
+    for label in labels:
+        yield grounding.question(label).text
+        yield grounding.answer([grounding.Box2D(label, 1, 2, 345, 678)] * 2)
     yield grounding.answer([])
     rng = np.random.default_rng(0)
     for sign in (-1.0, 1.0):

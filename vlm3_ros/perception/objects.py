@@ -14,45 +14,58 @@ from vlm3_ros.perception.depth import ask_depth
 from vlm3_ros.perception.scene import Samples
 from vlm3_ros.perception.sight import Sight
 from vlm3_ros.tasks import Refusal, grounding, objects
+from vlm3_ros.tasks.grounding import Box2D
 from vlm3_ros.vlm import Answer
 
 
 def perceive_objects(sight: Sight, config: Config, scene_samples: Samples | None) -> list[Box3D] | None:
-    """The things with configured names as boxes in camera axes; None if the model gave no list at all.
+    """The things with configured names as boxes in camera axes; None if the model gave no list for any name.
 
     ``scene_samples`` of the whole frame, where there are any, tell which way is up.
     """
     settings, camera = config.objects, sight.frame.camera
-    view, _ = sight.look("grounding", lambda c, scale: unified(c, grounding.FOCAL, config.camera.max_tokens, scale))
-    (answer,) = sight.ask(view, [grounding.question(settings.labels)])
-    assert answer is not None  # without a budget every question is answered
-    found = grounding.parse(answer.text, settings.labels)
-    if isinstance(found, Refusal):
-        sight.tally.refuse(found)
-        return None
-    found = found[: settings.max_boxes]
+    found = _find(sight, config)
     if not found:
-        return []
+        return found
 
     # Corners are places on the image's area, not pixels: 0 and BINS are its borders.
-    corners = np.array([[(box.x1, box.y1), (box.x2, box.y2)] for box in found])
+    corners = np.array([[(box.x1, box.y1), (box.x2, box.y2)] for box, _ in found])
     corners = from_references(corners, camera.size, grounding.BINS).reshape(-1, 4)
     asked = [boxes.sample_pixels(tuple(edges), camera.size, settings.points) for edges in corners]
     samples = ask_depth(sight, config, np.concatenate([pixels for pixels, _ in asked]))
     split = np.cumsum([len(pixels) for pixels, _ in asked])[:-1]
     up = None if scene_samples is None else _up(scene_samples, camera)
     lifted = []
-    for box, edges, (_, inside), points in zip(
+    for (box, probability), edges, (_, inside), points in zip(
         found, corners, asked, np.split(samples.points(camera), split), strict=True
     ):
         known = np.isfinite(points).all(axis=-1)
         limits = boxes.sight_planes(tuple(edges), camera)
-        fitted = boxes.fit_box(box.label, answer.probability, points[known], inside[known], limits, up)
+        fitted = boxes.fit_box(box.label, probability, points[known], inside[known], limits, up)
         if isinstance(fitted, Refusal):
             sight.tally.refuse(fitted)
         else:
             lifted.append(fitted)
     return lifted
+
+
+def _find(sight: Sight, config: Config) -> list[tuple[Box2D, float]] | None:
+    """2D boxes of the named things, the likeliest first, each with the probability of its name's whole list; None if
+    no list was given for any name."""
+    labels = config.objects.labels
+    view, _ = sight.look("grounding", lambda c, scale: unified(c, grounding.FOCAL, config.camera.max_tokens, scale))
+    found, refusals = [], 0
+    for label, answer in zip(labels, sight.ask(view, [grounding.question(label) for label in labels]), strict=True):
+        assert answer is not None  # without a budget every question is answered
+        read = grounding.parse(answer.text, label)
+        if isinstance(read, Refusal):
+            sight.tally.refuse(read)
+            refusals += 1
+        else:
+            found += [(box, answer.probability) for box in read]
+    if refusals == len(labels):
+        return None
+    return sorted(found, key=lambda one: -one[1])[: config.objects.max_boxes]
 
 
 def ask_about(sight: Sight, config: Config, text: str, regions: Sequence[Sequence[float]] | np.ndarray) -> Answer:

@@ -1,4 +1,8 @@
-"""Open-vocabulary grounding: where in the image are the things with these names? (Qwen3-VL's own 2D boxes)"""
+"""Open-vocabulary grounding: where in the image are the things with this name? (Qwen3-VL's own 2D boxes)
+
+One name is asked for at a time: the questions of a frame are answered side by side, so that takes as long as the
+longest list and not as all together, each list has its own probability, and one that goes wrong spoils no other.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +19,11 @@ FOCAL = 1000.0  # px; any size will do, this one lets a jointly trained checkpoi
 BINS = 1000  # box corners are numbers in [0, 1000] of width and of height
 
 PROMPT = (
-    "Locate every instance of the following categories in the image: {labels}. Report the bounding boxes in JSON "
+    "Locate every instance of the following categories in the image: {label}. Report the bounding boxes in JSON "
     'format like this: [{{"bbox_2d": [x1, y1, x2, y2], "label": "category"}}].'
 )
 GRAMMAR = Grammar((Words(),))
-MAX_TOKENS = 1024
+MAX_TOKENS = 512  # a runaway list is cut there
 MAX_BOXES = MAX_TOKENS // 16  # a box takes more tokens than that: beyond, the model repeats itself
 
 _OBJECT = re.compile(r'\{(?:[^{}"\\]|"(?:[^"\\]|\\.)*")*\}')  # of JSON, with no other one inside
@@ -45,15 +49,9 @@ class Box2D:
         return common / union
 
 
-def question(labels: Sequence[str]) -> Question:
-    """One question for all labels."""
-    return Question(PROMPT.format(labels=", ".join(labels)), GRAMMAR, MAX_TOKENS)
-
-
-def labels(text: str) -> list[str]:
-    """The labels that a question asks for."""
-    before, after = PROMPT.split("{labels}")
-    return text.removeprefix(before).removesuffix(after.format()).split(", ")
+def question(label: str) -> Question:
+    """Where all things with this name are."""
+    return Question(PROMPT.format(label=label), GRAMMAR, MAX_TOKENS)
 
 
 def answer(boxes: Sequence[Box2D]) -> str:
@@ -62,21 +60,20 @@ def answer(boxes: Sequence[Box2D]) -> str:
     return json.dumps(items, ensure_ascii=False)
 
 
-def parse(text: str, labels: Sequence[str], duplicate_iou: float = 0.9) -> list[Box2D] | Refusal:
-    """The boxes of an answer, nothing else: only asked labels, duplicates merged, cut JSON read as far as it goes.
+def parse(text: str, label: str, duplicate_iou: float = 0.9) -> list[Box2D] | Refusal:
+    """The boxes of an answer, nothing else: those of the label, duplicates merged, cut JSON read as far as it goes.
 
-    An empty list means that the model says there is nothing. Boxes outside the image or without an area and
-    labels nobody asked for are left out; a Refusal means that the text is no list of boxes at all.
+    An empty list means that the model says there is nothing. Boxes outside the image or without an area and those
+    with another label are left out; a Refusal means that nothing is left, or that the text is no list of boxes.
     """
     answered = without_think(text)
     items = _json_objects(answered)
     if not items:
         return [] if _EMPTY_LIST.fullmatch(answered) else Refusal(Reason.UNPARSED, text)
-    wanted = {_key(label): label for label in labels}
     boxes: list[Box2D] = []
     for item in items:
-        box = _box(item, wanted)
-        if box and not any(box.label == b.label and box.iou(b) > duplicate_iou for b in boxes):
+        box = _box(item, label)
+        if box and not any(box.iou(b) > duplicate_iou for b in boxes):
             boxes.append(box)
     return boxes or Refusal(Reason.OUT_OF_RANGE, text)
 
@@ -94,10 +91,10 @@ def _key(label: str) -> str:
     return label.strip().casefold()
 
 
-def _box(item: dict[str, object], wanted: dict[str, str]) -> Box2D | None:
-    """The box a JSON object describes, if it does and its label is wanted."""
-    corners, label = item.get("bbox_2d"), item.get("label")
-    if not isinstance(label, str) or _key(label) not in wanted:
+def _box(item: dict[str, object], label: str) -> Box2D | None:
+    """The box a JSON object describes, if it does and has that label."""
+    corners, said = item.get("bbox_2d"), item.get("label")
+    if not isinstance(said, str) or _key(said) != _key(label):
         return None
     if not isinstance(corners, list) or len(corners) != 4:
         return None
@@ -105,4 +102,4 @@ def _box(item: dict[str, object], wanted: dict[str, str]) -> Box2D | None:
     if not all(isinstance(c, int | float) and not isinstance(c, bool) and abs(c) <= 2 * BINS for c in corners):
         return None
     x1, y1, x2, y2 = (min(max(float(c), 0.0), float(BINS)) for c in corners)
-    return Box2D(wanted[_key(label)], x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+    return Box2D(label, x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None

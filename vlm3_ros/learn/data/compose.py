@@ -23,7 +23,7 @@ class Amounts:
     depth: int = 160  # per image
     matching: int = 64  # per pair and direction
     objects: int = 16  # per image
-    labels: tuple[str, ...] = ()  # names of things that are looked for; none: no grounding questions
+    labels: tuple[str, ...] = ()  # names of things that are looked for in every image
     image_scale: float = 1.0  # fraction of the protocol's image sizes
     max_tokens: int = 1600  # as the setting camera.max_tokens
     ray: bool = True  # lengths of rays instead of depth along Z, as the setting depth.answer
@@ -47,15 +47,8 @@ def _one(known: Known, key: str, scene: str, amounts: Amounts, rng: np.random.Ge
     if known.depth is not None:
         exchanges += questions.depth_exchanges(known, seen, amounts.depth, rng, amounts.ray)
     exchanges += questions.object_exchanges(known, seen, amounts.objects, rng)
-    if amounts.labels:
-        exchanges.append(questions.grounding_exchange(known, _some(amounts.labels, rng)))
+    exchanges += [questions.grounding_exchange(known, label) for label in amounts.labels]
     return Sample(key, scene, (Picture(known.frame.image, camera.size),), tuple(exchanges))
-
-
-def _some(labels: tuple[str, ...], rng: np.random.Generator) -> list[str]:
-    """All names, or every second time only some, in any order."""
-    names = rng.permutation(labels).tolist()
-    return list(labels) if rng.random() < 0.5 else names[: rng.integers(1, len(names) + 1)]
 
 
 def _two(a: Known, b: Known, key: str, scene: str, amounts: Amounts, rng: np.random.Generator) -> list[Sample]:

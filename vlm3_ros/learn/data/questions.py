@@ -6,7 +6,6 @@ tokens changes is divided out of the lengths taught, as `camera.metric_scale` is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,11 +87,11 @@ def object_exchanges(known: Known, seen: Seen, count: int, rng: np.random.Genera
     return about_regions(known.regions, known.camera.size, scale, count, rng)
 
 
-def grounding_exchange(known: Known, labels: Sequence[str]) -> Exchange:
-    """Where the things called ``labels`` are, from left to right for each label."""
-    wanted = [r for label in labels for r in sorted(known.regions, key=_left) if r.label == label]
+def grounding_exchange(known: Known, label: str) -> Exchange:
+    """Where the things called ``label`` are, from left to right."""
+    wanted = sorted((region for region in known.regions if region.label == label), key=_left)
     boxes = [_box2d(region, known.camera) for region in wanted]
-    return Exchange("grounding", grounding.question(labels).text, grounding.answer(boxes))
+    return Exchange("grounding", grounding.question(label).text, grounding.answer(boxes))
 
 
 def _left(region: Region) -> float:

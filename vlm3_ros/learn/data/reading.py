@@ -21,7 +21,7 @@ def _pattern(prompt: str) -> re.Pattern[str]:
 
 
 _PIXEL = {"depth": _pattern(depth.PROMPT), "matching": _pattern(matching.PROMPT)}
-_LABELS = _pattern(grounding.PROMPT)
+_LABEL = _pattern(grounding.PROMPT)
 REGION = re.compile(r"bounding box region \((\d+), (\d+), (\d+), (\d+)\)")
 _KINDS = {
     **{kind: _pattern(text) for kind, text in {**objects.COMPARISONS, **objects.LENGTHS}.items()},
@@ -53,14 +53,14 @@ def motion(exchanges: Sequence[Exchange]) -> PoseAnswer:
 
 def boxes(exchange: Exchange) -> list[Box2D]:
     """The boxes of a grounding answer."""
-    return _value(grounding.parse(exchange.answer, labels(exchange)))
+    return _value(grounding.parse(exchange.answer, label(exchange)))
 
 
-def labels(exchange: Exchange) -> list[str]:
-    """The names that a grounding question asks for."""
-    found = _LABELS.fullmatch(exchange.question)
+def label(exchange: Exchange) -> str:
+    """The name that a grounding question asks for."""
+    found = _LABEL.fullmatch(exchange.question)
     assert found is not None
-    return found[1].split(", ")
+    return found[1]
 
 
 def regions(exchange: Exchange) -> list[objects.Region]:
@@ -69,11 +69,11 @@ def regions(exchange: Exchange) -> list[objects.Region]:
 
 
 def named(exchange: Exchange) -> list[int]:
-    """Where in the text of a question the names of the things it asks about end, or the numbers of regions."""
+    """Where in the text of a question the name it asks for ends, or the numbers of each of its regions."""
     if exchange.task == "grounding":
-        found = _LABELS.fullmatch(exchange.question)
+        found = _LABEL.fullmatch(exchange.question)
         assert found is not None
-        return [found.start(1) + end.start() for end in re.finditer(", |$", found[1])]
+        return [found.end(1)]
     return [found.end(4) for found in REGION.finditer(exchange.question)]
 
 

@@ -32,6 +32,18 @@ class Sample:
 
 
 @dataclass(frozen=True, eq=False)
+class Facts:
+    """All that is known of the pictures of a sample, from whichever samples show them."""
+
+    alone: tuple[tuple[Exchange, ...], ...]  # of each picture
+    together: tuple[Exchange, ...]  # of both, in this order
+
+    def of_both(self, task: str) -> list[Exchange]:
+        """Those of one task about both pictures."""
+        return [exchange for exchange in self.together if exchange.task == task]
+
+
+@dataclass(frozen=True, eq=False)
 class Region:
     """A named thing in an image."""
 

@@ -24,7 +24,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vlm3_ros.learn.data.sample import Exchange, Sample
+from vlm3_ros.learn.data.sample import Exchange, Facts, Sample
 from vlm3_ros.vlm import Picture
 
 JPEG_QUALITY = 95
@@ -101,10 +101,20 @@ class DataSet:
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, index: int) -> Sample:
+        shard, record, number = self._at(index)
+        return shard.sample(record, number)
+
+    def facts(self, index: int) -> Facts:
+        """What all samples of its record say about the pictures of one."""
+        shard, record, number = self._at(index)
+        return shard.facts(record, number)
+
+    def _at(self, index: int) -> tuple[_Shard, str, int]:
+        """Where a sample is: shard, key of the record, its number in that."""
         index = range(len(self))[index]
         which = bisect_right(self._ends, index)
         shard, record = self._records[which]
-        return shard.sample(record["key"], index - (self._ends[which] - record["samples"]))
+        return shard, record["key"], index - (self._ends[which] - record["samples"])
 
     def exchanges(self) -> Iterator[tuple[Exchange, ...]]:
         """Those of each sample in turn, without its pictures, which take the time."""
@@ -152,6 +162,11 @@ class DataSet:
         return self.manifest["records"][shard.path.name]
 
 
+def _images(entry: dict[str, Any]) -> tuple[int, ...]:
+    """The numbers in its record of the images that a sample shows."""
+    return tuple(number for number, _ in entry["pictures"])
+
+
 class _Shard:
     """One tar file, read record by record wherever asked."""
 
@@ -176,6 +191,14 @@ class _Shard:
 
     def exchanges(self, record: str, index: int) -> tuple[Exchange, ...]:
         return tuple(Exchange(*exchange) for exchange in self._record(record)[index]["exchanges"])
+
+    def facts(self, record: str, index: int) -> Facts:
+        of_images: dict[tuple[int, ...], list[Exchange]] = {}
+        for number, entry in enumerate(self._record(record)):
+            of_images.setdefault(_images(entry), []).extend(self.exchanges(record, number))
+        images = _images(self._record(record)[index])
+        alone = tuple(tuple(of_images.get((image,), ())) for image in images)
+        return Facts(alone, tuple(of_images[images]) if len(images) > 1 else ())
 
     def tasks(self, record: str) -> list[set[str]]:
         """The tasks of the questions of each sample of a record."""

@@ -47,7 +47,7 @@ def _some(samples: Sequence[Sample]) -> list[Sample]:
 def _worth_a_look(sample: Sample, task: str) -> bool:
     """Whether it is of a task, and something is found where it is grounding."""
     exchanges = _of(sample, task)
-    return bool(exchanges) and (task != "grounding" or len(reading.boxes(exchanges[0])) > 0)
+    return bool(exchanges) and (task != "grounding" or any(map(reading.boxes, exchanges)))
 
 
 # --------------------------------------------------------------------------------------------------------- tiles
@@ -93,12 +93,12 @@ def _things(sample: Sample) -> np.ndarray:
 def _places(sample: Sample) -> np.ndarray:
     """Boxes of the things that were asked for."""
     tile, picture = _tile(sample.pictures[:1])
-    (exchange, *_) = _of(sample, "grounding")
-    names = reading.labels(exchange)
-    for box in reading.boxes(exchange):
-        corners = round(box.x1), round(box.y1), round(box.x2), round(box.y2)
-        _rectangle(picture, corners, grounding.BINS, PALETTE[names.index(box.label) % len(PALETTE)], box.label)
-    return _told(tile, [f"grounding: {', '.join(names)}"])
+    exchanges = _of(sample, "grounding")
+    for number, exchange in enumerate(exchanges):
+        for box in reading.boxes(exchange):
+            corners = round(box.x1), round(box.y1), round(box.x2), round(box.y2)
+            _rectangle(picture, corners, grounding.BINS, PALETTE[number % len(PALETTE)], box.label)
+    return _told(tile, [f"grounding: {', '.join(map(reading.label, exchanges))}"])
 
 
 def _matches(sample: Sample) -> np.ndarray:

@@ -57,7 +57,7 @@ def _values(sample: Sequence[Exchange]) -> Iterator[tuple[str, float]]:
             (x1, y1), (x2, y2) = reading.pixel(exchange), reading.match(exchange)
             yield "match moved, % of image", math.hypot(x2 - x1, y2 - y1) / matching.BINS * 100
         elif exchange.task == "grounding":
-            yield "boxes found at once", len(reading.boxes(exchange))
+            yield "boxes of one name", len(reading.boxes(exchange))
         elif exchange.task == "objects":
             yield _object_value(exchange)
     motion = [exchange.answer for exchange in sample if exchange.task == "pose"]
