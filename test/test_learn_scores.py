@@ -40,7 +40,7 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> Mixture:
 
 @pytest.fixture(scope="module")
 def measured(mixture: Mixture) -> list[Sample]:
-    return held_out(Recipe().updated({"measured_looks": 100}), mixture)
+    return [look.sample for look in held_out(Recipe().updated({"measured_looks": 100}), mixture)]
 
 
 def test_right_answers_are_perfect(measured):
@@ -141,6 +141,6 @@ def test_a_look_is_asked_as_many_questions_as_the_recipe_says(mixture, is_brief)
 def test_held_out_looks_are_of_other_scenes_and_the_same_each_time(mixture):
     recipe = Recipe().updated({"measured_looks": 2})
     first, second = held_out(recipe, mixture), held_out(recipe, mixture)
-    assert [s.exchanges for s in first] == [s.exchanges for s in second]
-    assert {s.scene for s in first} == {"room000001"}
+    assert [look.sample.exchanges for look in first] == [look.sample.exchanges for look in second]
+    assert {look.sample.scene for look in first} == {"room000001"}
     assert len(first) == 6  # two of each kind

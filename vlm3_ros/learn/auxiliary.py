@@ -103,9 +103,13 @@ class Auxiliary(nn.Module):
 
     def _depths(self, picture: Tensor, exchanges: Sequence[Exchange]) -> dict[str, Tensor]:
         """How far it is, at several places in each token."""
-        read = sampled(of_cells(self.cells(picture)), places_asked(exchanges))[:, 0]
+        read = self.log_depths(picture, places_asked(exchanges))
         logs = depths_answered(exchanges).log().to(read.device)
         return {"seen depth": F.smooth_l1_loss(read, logs, beta=0.1)}
+
+    def log_depths(self, picture: Tensor, places: Tensor) -> Tensor:
+        """Log-depths [N] at places [N, 2] of a picture's tokens [rows, columns, hidden]."""
+        return sampled(of_cells(self.cells(picture)), places)[:, 0]
 
     def _alike(self, first: Tensor, second: Tensor, exchanges: Sequence[Exchange]) -> dict[str, Tensor]:
         """Which token of the second picture shows what a place of the first does."""
@@ -145,24 +149,32 @@ class Auxiliary(nn.Module):
         if matches := facts.of_both("matching"):
             losses |= self._flow(prefix, matches)
         if motion := facts.of_both("pose"):
-            second = by_picture(sizes, prefix.states[VALUE_LAYER])[1]
-            read = self.motion(second.mean(dim=(0, 1)))
-            losses["motion"] = _motion(read, motion)
+            losses["motion"] = _motion(self.way(prefix), motion)
         return losses
+
+    def way(self, prefix: Prefix) -> Tensor:
+        """The motion [6] between two pictures, as in `motion_answered`."""
+        second = by_picture(prefix.visual.sizes, prefix.states[VALUE_LAYER])[1]
+        return self.motion(second.mean(dim=(0, 1)))
 
     def _flow(self, prefix: Prefix, exchanges: Sequence[Exchange]) -> dict[str, Tensor]:
         """From where in the first picture what the second shows has come."""
         sizes, images = prefix.visual.sizes, prefix.images
         came, there = places_asked(exchanges), places_answered(exchanges)
-        first, second = by_picture(sizes, prefix.states[FLOW_LAYER])
-        token = len(first.flatten(0, 1)) + token_of(there, sizes[1])
+        rows, columns = sizes[0]
+        token = rows * columns + token_of(there, sizes[1])
         queries, keys = prefix.queries[FLOW_LAYER][token], prefix.keys[FLOW_LAYER]
-        fine = sampled(of_cells(self.flow(second)), there)
+        fine = self.origins(prefix, there)
         return {
             "look back": _looks(queries, keys, images[token_of(came, sizes[0])], images[token]),
             "flow": self._place(prefix.states[FLOW_LAYER][token], came),
             "fine flow": F.smooth_l1_loss(fine, came.to(fine.device), beta=FINE),
         }
+
+    def origins(self, prefix: Prefix, places: Tensor) -> Tensor:
+        """Where in the first picture is what the second shows at places [N, 2]: [N, 2]."""
+        second = by_picture(prefix.visual.sizes, prefix.states[FLOW_LAYER])[1]
+        return sampled(of_cells(self.flow(second)), places)
 
     def knowing(self, result: Result) -> dict[str, Tensor]:
         """What questions should know in the middle layers: which place or thing they are about, and what is there."""

@@ -57,15 +57,16 @@ class Curriculum:
         return mean + (1.0 - 2.0 * done) * min(mean, 1.0 - mean)
 
 
-def held_out(recipe: Recipe, mixture: Mixture) -> list[Sample]:
-    """The samples that a model is measured on during training: of each kind that it is taught, evenly spread."""
+def held_out(recipe: Recipe, mixture: Mixture) -> list[Look]:
+    """The looks that a model is measured on during training: of each kind that it is taught, evenly spread."""
     rng = np.random.default_rng(recipe.seed)
     chosen = []
     for kind in KINDS:
         listed = [(part.data, i) for part in mixture.sources for i in part.test if part.data.tasks[i] & OF_KIND[kind]]
         if listed and getattr(recipe.shares, kind) > 0.0:
             spread = np.linspace(0, len(listed) - 1, min(recipe.measured_looks, len(listed))).astype(int)
-            chosen += [some_questions(data[i], recipe, rng) for data, i in (listed[s] for s in spread)]
+            for data, i in (listed[s] for s in spread):
+                chosen.append(Look(some_questions(data[i], recipe, rng), data.facts(i), is_brief=False))
     return chosen
 
 

@@ -12,6 +12,8 @@ MEASURED = {  # of held-out looks: name in the log, legend
     "eval_pose_auc30": "pose AUC@30",
     "eval_objects_right": "object questions right",
     "eval_grounding_recall": "2D boxes found",
+    "eval_seen_depth_delta1": "depth δ1, seen",
+    "eval_seen_pose_auc30": "pose AUC@30, seen",
 }
 
 
@@ -33,7 +35,7 @@ def draw(history: Sequence[dict[str, Any]], path: Path) -> None:
     for axes in lower:
         for name, legend in MEASURED.items():
             _line(axes, history, name, legend)
-        axes.set(ylabel="share of held-out answers", ylim=(0.0, 1.0))
+        axes.set(ylabel="share of what is held out", ylim=(0.0, 1.0))
     (upper, *lower)[-1].set(xlabel="optimizer step")
     for axes in (upper, *lower):
         axes.grid(alpha=0.3)

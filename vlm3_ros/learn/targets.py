@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from vlm3_ros.learn.data import reading
 from vlm3_ros.learn.data.sample import Exchange
 from vlm3_ros.tasks import depth, matching
+from vlm3_ros.tasks.pose import PoseAnswer
 
 DEPTHS_M = (0.25, 16.0)  # where bins of depth, equal in its logarithm, begin and end
 DEPTH_BINS = 72
@@ -47,3 +49,10 @@ def motion_answered(exchanges: Sequence[Exchange]) -> Tensor:
     said = reading.motion(exchanges)
     way = said.distance_m * torch.tensor(said.direction)
     return torch.cat([torch.tensor(said.yaw_pitch_roll_deg) / 10.0, way])
+
+
+def motion_read(motion: Tensor) -> PoseAnswer:
+    """What `motion_answered` [6] stands for; the angle of the whole rotation is not in there."""
+    yaw, pitch, roll = (10.0 * motion[:3]).tolist()
+    x, y, z = motion[3:].tolist()
+    return PoseAnswer(math.nan, (yaw, pitch, roll), (x, y, z), math.hypot(x, y, z))

@@ -20,6 +20,7 @@ from vlm3_ros.learn.model import Size, new_checkpoint
 from vlm3_ros.learn.optimizer import BETAS, MuonAndAdamW
 from vlm3_ros.learn.recipe import Recipe
 from vlm3_ros.learn.scores import scores
+from vlm3_ros.learn.seen import seen
 from vlm3_ros.learn.student import Student
 from vlm3_ros.vlm.engine import Engine
 
@@ -37,7 +38,7 @@ class LookTrainer(Trainer):
     def __init__(self, student: Student, recipe: Recipe, folder: Path):
         self._recipe, self._folder = recipe, folder
         mixture = Mixture(Path(recipe.data))
-        self._measured = held_out(recipe, mixture) if recipe.stage == "answer" else []
+        self._measured = held_out(recipe, mixture)
         super().__init__(
             model=student,
             args=_arguments(recipe, folder / STEPS, bool(self._measured)),
@@ -63,8 +64,11 @@ class LookTrainer(Trainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         student: Student = self.model  # type: ignore[assignment]
         student.eval()
-        with torch.no_grad():
-            measured = scores(Engine(student.checkpoint), self._measured)
+        measured: dict[str, float] = {}
+        if student.help is not None:
+            measured |= seen(student.run, student.help, self._measured)
+        if self._recipe.stage == "answer":
+            measured |= scores(Engine(student.checkpoint), [look.sample for look in self._measured])
         student.train()
         metrics = {f"eval_{name.replace(' ', '_')}": value for name, value in measured.items()}
         self.log(metrics)

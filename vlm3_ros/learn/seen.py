@@ -1,0 +1,65 @@
+"""What is in a model's layers of pictures that it was not trained on, as its auxiliary heads read it there: the most
+that its answers can be expected to say by now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from vlm3_ros.geometry import motion
+from vlm3_ros.learn.auxiliary import Auxiliary
+from vlm3_ros.learn.curriculum import Look
+from vlm3_ros.learn.data import reading
+from vlm3_ros.learn.data.sample import Exchange
+from vlm3_ros.learn.looks import SharedPrefix
+from vlm3_ros.learn.places import by_picture
+from vlm3_ros.learn.targets import depths_answered, motion_read, places_answered, places_asked
+from vlm3_ros.offline.metrics.depth import depth_errors
+from vlm3_ros.offline.metrics.matches import match_errors
+from vlm3_ros.offline.metrics.poses import pair_errors
+
+Read = tuple[Tensor, Tensor]  # what heads have read, and the truth
+
+
+@torch.no_grad()
+def seen(run: SharedPrefix, heads: Auxiliary, looks: Iterable[Look]) -> dict[str, float]:
+    """Measures as "seen task measure", those of `scores`: depth of all pictures, matches and motions of pairs."""
+    depths: list[Read] = []
+    matches: list[Read] = []
+    motions: list[tuple[Tensor, Sequence[Exchange]]] = []
+    for look in looks:
+        visual = run.see(look.sample.pictures)
+        for picture, known in zip(by_picture(visual.sizes, visual.tokens), look.facts.alone, strict=True):
+            if asked := [exchange for exchange in known if exchange.task == "depth"]:
+                depths.append((heads.log_depths(picture, places_asked(asked)).exp(), depths_answered(asked)))
+        if look.facts.together:
+            prefix = run.read(visual)
+            if asked := look.facts.of_both("matching"):
+                matches.append((heads.origins(prefix, places_answered(asked)), places_asked(asked)))
+            if asked := look.facts.of_both("pose"):
+                motions.append((heads.way(prefix), asked))
+    return {f"seen {name}": value for name, value in {**_depth(depths), **_match(matches), **_pose(motions)}.items()}
+
+
+def _depth(read: Sequence[Read]) -> dict[str, float]:
+    if not read:
+        return {}
+    errors = depth_errors(*(torch.cat(parts).cpu().numpy() for parts in zip(*read, strict=True)))
+    return {f"depth {name}": errors[name] for name in ("delta1", "abs_rel")}
+
+
+def _match(read: Sequence[Read]) -> dict[str, float]:
+    if not read:
+        return {}
+    errors = match_errors(*(torch.cat(parts).cpu().numpy() for parts in zip(*read, strict=True)), (1, 1))
+    return {f"matching {name}_percent": 100.0 * errors[name] for name in ("epe", "epe_median")}
+
+
+def _pose(read: Sequence[tuple[Tensor, Sequence[Exchange]]]) -> dict[str, float]:
+    if not read:
+        return {}
+    perceived = [motion.relative_pose(motion_read(way.cpu())) for way, _ in read]
+    true = [motion.relative_pose(reading.motion(asked)) for _, asked in read]
+    return {f"pose {name}": value for name, value in pair_errors(perceived, true).items()}
