@@ -9,9 +9,10 @@ import torch
 from checkpoints import TINY, WIDE, Size
 from torch.testing import assert_close
 
-from vlm3_ros.learn.auxiliary import Auxiliary, _looks, _looks_at, total
+from vlm3_ros.learn.auxiliary import Auxiliary, total
 from vlm3_ros.learn.data import reading
 from vlm3_ros.learn.data.sample import Exchange, Sample
+from vlm3_ros.learn.heads import attention_loss, place_attention_loss
 from vlm3_ros.learn.lesson import IGNORED, Lesson, lesson
 from vlm3_ros.learn.looks import SharedPrefix, answer_loss, tree
 from vlm3_ros.learn.places import tokens_inside
@@ -177,8 +178,7 @@ def test_auxiliary_losses_reach_the_vision_tower_and_shrink_when_followed(pictur
     history = []
     for _ in range(12):
         result = run(taught)
-        losses = heads.seeing(facts, result.prefix.visual) | heads.comparing(facts, result.prefix)
-        losses |= heads.knowing(result)
+        losses = heads.pictures(facts, result.prefix) | heads.questions(result)
         optimizer.zero_grad()
         total(losses).backward()
         optimizer.step()
@@ -223,9 +223,9 @@ def test_names_and_regions_end_where_their_last_tokens_are():
 def test_looks_are_scored_by_attention_to_tokens_not_behind():
     keys = torch.eye(4)[:, None].repeat(1, 2, 1)  # [P, Hkv, D]
     queries = 100.0 * torch.eye(4)[[1, 3], None].repeat(1, 4, 1)
-    assert float(_looks(queries, keys, torch.tensor([1, 3]))) < 1e-3
-    assert float(_looks(queries, keys, torch.tensor([2, 2]))) > 10.0
-    assert float(_looks(queries[1:], keys, torch.tensor([0]), own=torch.tensor([1]))) == pytest.approx(
+    assert float(attention_loss(queries, keys, torch.tensor([1, 3]))) < 1e-3
+    assert float(attention_loss(queries, keys, torch.tensor([2, 2]))) > 10.0
+    assert float(attention_loss(queries[1:], keys, torch.tensor([0]), own=torch.tensor([1]))) == pytest.approx(
         0.693, abs=1e-3
     )
 
@@ -239,7 +239,7 @@ def test_looks_at_a_place_are_looks_at_its_token_in_its_picture(picture):
     place = torch.tensor([[(1 + 0.5) / columns, (2 + 0.5) / rows]])  # column 1, row 2
     for number in (0, 1):
         key = prefix.keys[0][prefix.images[number * rows * columns + 2 * columns + 1]]
-        loss = _looks_at(place, picture, 1000.0 * key[None], prefix, 0)
+        loss = place_attention_loss(place, picture, 1000.0 * key[None], prefix, 0)
         assert (loss < 0.1) == (number == picture)
 
 

@@ -75,10 +75,13 @@ def test_what_is_read_is_measured_as_if_it_had_been_answered(beside, expected):
 def test_all_looks_count_and_those_without_a_task_do_not():
     run = SharedPrefix(checkpoints.loaded(TINY))
     looks = [look(1), look(2), look(2)]
-    found = seen(run, Auxiliary(checkpoints.TINY.hidden), looks)
+    heads = Auxiliary(TINY.hidden).pictures
+    found = seen(run, heads, looks)
     assert found["seen pose pairs"] == 2
     assert 0.0 <= found["seen depth delta1"] <= 1.0
-    assert not any("matching" in name or "pose" in name for name in seen(run, Auxiliary(TINY.hidden), looks[:1]))
+    assert not any(
+        "matching" in name or "pose" in name for name in seen(run, Auxiliary(TINY.hidden).pictures, looks[:1])
+    )
 
 
 def test_a_motion_comes_back_from_its_numbers():

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from vlm3_ros.geometry import motion
-from vlm3_ros.learn.auxiliary import Auxiliary
 from vlm3_ros.learn.curriculum import Look
 from vlm3_ros.learn.data import reading
 from vlm3_ros.learn.data.sample import Exchange
 from vlm3_ros.learn.looks import SharedPrefix
+from vlm3_ros.learn.picture_heads import PictureHeads
 from vlm3_ros.learn.places import by_picture
 from vlm3_ros.learn.targets import depths_answered, motion_read, places_answered, places_asked
 from vlm3_ros.offline.metrics.depth import depth_errors
@@ -24,7 +24,7 @@ Read = tuple[Tensor, Tensor]  # what heads have read, and the truth
 
 
 @torch.no_grad()
-def seen(run: SharedPrefix, heads: Auxiliary, looks: Iterable[Look]) -> dict[str, float]:
+def seen(run: SharedPrefix, heads: PictureHeads, looks: Iterable[Look]) -> dict[str, float]:
     """Measures as "seen task measure", those of `scores`: depth of all pictures, matches and motions of pairs."""
     depths: list[Read] = []
     matches: list[Read] = []

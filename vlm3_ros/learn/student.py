@@ -68,7 +68,7 @@ class Student(nn.Module):
         pictures = [look.sample.pictures for look in looks]
         visual = self.run.see([picture for several in pictures for picture in several])
         for look, seen in zip(looks, visual.split([len(several) for several in pictures]), strict=True):
-            losses = self.help.seeing(look.facts, seen) | self.help.comparing(look.facts, self.run.read(seen))
+            losses = self.help.pictures(look.facts, self.run.read(seen))
             parts.append({**losses, "loss": total(losses)})
         return parts
 
@@ -82,8 +82,7 @@ class Student(nn.Module):
         }
         loss = torch.stack(list(losses.values())).mean()
         if self.help is not None:
-            helped = self.help.seeing(look.facts, result.prefix.visual)
-            helped |= self.help.comparing(look.facts, result.prefix) | self.help.knowing(result)
+            helped = self.help.pictures(look.facts, result.prefix) | self.help.questions(result)
             losses, loss = losses | helped, loss + total(helped)
         return {**losses, "loss": loss}
 

@@ -66,7 +66,7 @@ class LookTrainer(Trainer):
         student.eval()
         measured: dict[str, float] = {}
         if student.help is not None:
-            measured |= seen(student.run, student.help, self._measured)
+            measured |= seen(student.run, student.help.pictures, self._measured)
         if self._recipe.stage == "answer":
             measured |= scores(Engine(student.checkpoint), [look.sample for look in self._measured])
         student.train()
