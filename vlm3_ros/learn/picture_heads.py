@@ -52,7 +52,7 @@ class PictureHeads(nn.Module):
             if "grounding" in by_task:
                 of_each.append(self._things(picture, by_task["grounding"]))
         if matches := facts.of_both("matching"):
-            of_each.append(self._alike(*pictures, matches))
+            of_each.append(self._alike(pictures[0], pictures[1], matches))
         return _means(of_each)
 
     def _depths(self, picture: Tensor, exchanges: Sequence[Exchange]) -> dict[str, Tensor]:

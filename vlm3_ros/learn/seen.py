@@ -46,14 +46,16 @@ def seen(run: SharedPrefix, heads: PictureHeads, looks: Iterable[Look]) -> dict[
 def _depth(read: Sequence[Read]) -> dict[str, float]:
     if not read:
         return {}
-    errors = depth_errors(*(torch.cat(parts).cpu().numpy() for parts in zip(*read, strict=True)))
+    perceived, true = (torch.cat(parts).cpu().numpy() for parts in zip(*read, strict=True))
+    errors = depth_errors(perceived, true)
     return {f"depth {name}": errors[name] for name in ("delta1", "abs_rel")}
 
 
 def _match(read: Sequence[Read]) -> dict[str, float]:
     if not read:
         return {}
-    errors = match_errors(*(torch.cat(parts).cpu().numpy() for parts in zip(*read, strict=True)), (1, 1))
+    perceived, true = (torch.cat(parts).cpu().numpy() for parts in zip(*read, strict=True))
+    errors = match_errors(perceived, true, (1, 1))
     return {f"matching {name}_percent": 100.0 * errors[name] for name in ("epe", "epe_median")}
 
 

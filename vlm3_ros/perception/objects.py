@@ -26,7 +26,7 @@ def perceive_objects(sight: Sight, config: Config, scene_samples: Samples | None
     settings, camera = config.objects, sight.frame.camera
     found = _find(sight, config)
     if not found:
-        return found
+        return None if found is None else []
 
     # Corners are places on the image's area, not pixels: 0 and BINS are its borders.
     corners = np.array([[(box.x1, box.y1), (box.x2, box.y2)] for box, _ in found])
