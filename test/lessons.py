@@ -53,9 +53,11 @@ def sample(seed: int = 0, pictures: int = 1, things: bool = False) -> Sample:
 
 
 def facts(of: Sample) -> Facts:
-    """What is known of the pictures of a sample if there is no other."""
-    is_pair = len(of.pictures) > 1
-    return Facts(((), ()), of.exchanges) if is_pair else Facts((of.exchanges,), ())
+    """What is known of the pictures of a sample: of those of a pair, each for itself, what is known of any one."""
+    if len(of.pictures) == 1:
+        return Facts((of.exchanges,), ())
+    first, second = (sample(seed, things=True).exchanges for seed in (0, 1))
+    return Facts((first, second), of.exchanges)
 
 
-__all__ = ["mixture", "question", "sample"]
+__all__ = ["LABELS", "facts", "mixture", "question", "sample"]

@@ -89,6 +89,7 @@ def test_the_yaml_file_is_that_of_the_code():
         ("node.cameras", [], "at least one"),
         ("node.cameras", ["front", "front"], "once"),
         ("objects.labels", ["chair", " "], "names of things"),
+        ("objects.labels", ["chair", "Chair "], "each once"),
         ("objects.labels", [3], "list of strings"),
         ("vlm.checkpoint.depth", 3, "str"),
     ],

@@ -158,30 +158,29 @@ def test_samples_come_back(made):
             assert a.size == b.size
             assert np.abs(a.pixels.astype(float) - b.pixels).mean() < 3.0  # JPEG
     assert list(data.exchanges()) == [sample.exchanges for sample in data]
-
-
-def test_of_the_pictures_of_a_sample_all_is_known_that_any_sample_of_its_record_asks(made):
-    data = DataSet(made)
-    (record, *_) = list(_records(rooms()))
-    single, matching, pose = (
-        next(i for i, s in enumerate(record.samples) if s.exchanges[0].task == task)
-        for task in ("depth", "matching", "pose")
-    )
-    alone = {s.key: s.exchanges for s in record.samples if len(s.pictures) == 1}
-    assert data.facts(single).alone == (record.samples[single].exchanges,)
-    assert data.facts(single).together == ()
-    for pair in (matching, pose):
-        facts = data.facts(pair)
-        first, second = record.samples[pair].key.split("-")[-3:-1]
-        assert [set(e) for e in facts.alone] == [set(alone[f"{record.key}-{i}"]) for i in (first, second)]
-        for task, which in (("matching", matching), ("pose", pose)):
-            if record.samples[which].key.split("-")[:-1] == record.samples[pair].key.split("-")[:-1]:
-                assert facts.of_both(task) == list(record.samples[which].exchanges)
     tasks = [e.task for s in data for e in s.exchanges]
     assert data.manifest["exchanges"] == {task: tasks.count(task) for task in sorted(set(tasks))}
     assert data.scenes.keys() == {"room000000", "room000001"}
     assert sorted(i for indices in data.scenes.values() for i in indices) == list(range(len(data)))
     assert all(data[i].scene == scene for scene, indices in data.scenes.items() for i in indices)
+
+
+def test_of_the_pictures_of_a_sample_all_is_known_that_any_sample_of_its_record_asks(made):
+    data = DataSet(made)
+    (record, *_) = list(_records(rooms()))
+    exchanges = {sample.key.removeprefix(f"{record.key}-"): sample.exchanges for sample in record.samples}
+    numbers = {sample.key.removeprefix(f"{record.key}-"): i for i, sample in enumerate(record.samples)}
+    first, second, _ = next(key for key in numbers if key.endswith("-matching")).split("-")
+    alone = data.facts(numbers[first])
+    assert (alone.alone, alone.together) == ((exchanges[first],), ())
+    for task in ("matching", "pose"):
+        facts = data.facts(numbers[f"{first}-{second}-{task}"])
+        assert facts.alone == (exchanges[first], exchanges[second])
+        assert facts.of_both("matching") == list(exchanges[f"{first}-{second}-matching"])
+        assert facts.of_both("pose") == list(exchanges[f"{first}-{second}-pose"])
+    back = data.facts(numbers[f"{second}-{first}-pose"])
+    assert back.alone == (exchanges[second], exchanges[first])
+    assert back.of_both("matching") == list(exchanges[f"{second}-{first}-matching"])
 
 
 def _records(plan: Plan):
@@ -197,18 +196,14 @@ def test_pictures_have_fingerprints_of_their_pixels(tmp_path):
     assert DataSet(tmp_path / "data").pictures == {"walk": {fingerprint(view.image) for view in tour(4)}}
 
 
-def test_data_sets_without_a_list_of_records_are_read_too(made, tmp_path):
-    old = tmp_path / "old"
-    old.mkdir()
+def test_data_sets_of_another_version_are_refused(made, tmp_path):
     for name, content in contents(made).items():
-        (old / name).write_bytes(content)
-    manifest = json.loads((old / "manifest.json").read_text())
-    del manifest["records"]
-    (old / "manifest.json").write_text(json.dumps(manifest))
-    new, read = DataSet(made), DataSet(old)
-    assert [s.key for s in read] == [s.key for s in new]
-    assert read.scenes == new.scenes
-    assert read.pictures == {scene: set() for scene in new.scenes}
+        (tmp_path / name).write_bytes(content)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    for changed in ({**manifest, "format": 1}, {k: v for k, v in manifest.items() if k not in ("format", "records")}):
+        (tmp_path / "manifest.json").write_text(json.dumps(changed))
+        with pytest.raises(DataError, match="build it again"):
+            DataSet(tmp_path)
 
 
 def test_to_open_a_data_set_no_shard_is_read(made, tmp_path):
@@ -220,7 +215,7 @@ def test_to_open_a_data_set_no_shard_is_read(made, tmp_path):
         DataSet(tmp_path)
 
 
-@pytest.mark.parametrize("manifest", ["", "{}", '{"shards": ["missing.tar"]}'])
+@pytest.mark.parametrize("manifest", ["", "{}", '{"format": 2, "shards": ["missing.tar"]}'])
 def test_what_is_no_data_set_is_refused(tmp_path, manifest):
     (tmp_path / "manifest.json").write_text(manifest)
     with pytest.raises(DataError, match="no training data"):

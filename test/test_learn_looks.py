@@ -188,8 +188,8 @@ def test_auxiliary_losses_reach_the_vision_tower_and_shrink_when_followed(pictur
         {"seen depth", "seen thing", "seen box", "position", "place", "look", "depth"}
         | {"found", "found box", "look for", "region", "first region", "look into", "verdict", "length"}
         if pictures == 1
-        else {"seen match", "position", "look back", "flow", "fine flow", "motion", "asked motion"}
-        | {"place", "look", "look there", "match", "fine match"}
+        else {"seen depth", "seen thing", "seen box", "seen match", "position", "look back", "flow", "fine flow"}
+        | {"motion", "asked motion", "place", "look", "look there", "match", "fine match"}
     )
     assert sum(history[-1].values()) < 0.8 * sum(history[0].values())
     model.requires_grad_(False)

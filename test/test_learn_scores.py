@@ -9,7 +9,6 @@ import lessons
 import pytest
 
 from vlm3_ros.learn.curriculum import Curriculum, held_out
-from vlm3_ros.learn.data import reading
 from vlm3_ros.learn.data.mixture import Mixture
 from vlm3_ros.learn.data.sample import Exchange, Sample
 from vlm3_ros.learn.recipe import Recipe
@@ -96,12 +95,8 @@ def test_boxes_are_matched_by_name_and_overlap(given, precision, recall):
     true = [grounding.Box2D("chair", 0, 0, 100, 100), grounding.Box2D("table", 500, 500, 900, 900)]
     exchanges = [Exchange("grounding", grounding.question(box.label).text, grounding.answer([box])) for box in true]
     sample = Sample("", "", lessons.sample().pictures, tuple(exchanges))
-
-    def answer(exchange):
-        boxes = [grounding.Box2D(*box) for box in given]
-        return grounding.answer([box for box in boxes if box.label == reading.label(exchange)])
-
-    found = scores(Scripted([sample], answer), [sample])
+    answer = grounding.answer([grounding.Box2D(*box) for box in given])  # to each of the two
+    found = scores(Scripted([sample], lambda exchange: answer), [sample])
     assert (found["grounding precision"], found["grounding recall"]) == (precision, recall)
 
 

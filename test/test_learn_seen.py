@@ -14,7 +14,7 @@ from vlm3_ros.learn.curriculum import Look
 from vlm3_ros.learn.data.sample import Exchange, Facts
 from vlm3_ros.learn.looks import SharedPrefix
 from vlm3_ros.learn.seen import seen
-from vlm3_ros.learn.targets import depths_answered, motion_answered, motion_read, places_asked
+from vlm3_ros.learn.targets import depths_answered, motion_answered, motion_read, places_answered, places_asked
 from vlm3_ros.tasks import pose
 from vlm3_ros.tasks.pose import PoseAnswer
 
@@ -29,13 +29,17 @@ class Knowing:
 
     def log_depths(self, picture, places):
         asked = [exchange for exchange in self._facts.alone[0] if exchange.task == "depth"]
+        assert torch.equal(places, places_asked(asked))
         return depths_answered(asked).log() + self._beside
 
     def origins(self, prefix, places):
-        return places_asked(self._facts.of_both("matching")) + torch.tensor([self._beside, 0.0])
+        asked = self._facts.of_both("matching")
+        assert torch.equal(places, places_answered(asked))
+        return places_asked(asked) + torch.tensor([self._beside, 0.0])
 
-    def way(self, prefix):
-        return motion_answered(self._facts.of_both("pose")) + torch.tensor([self._beside, 0.0, 0.0, 0.0, 0.0, 0.0])
+    def moved(self, prefix):
+        motion = motion_answered(self._facts.of_both("pose"))
+        return motion[None] + torch.tensor([self._beside, 0.0, 0.0, 0.0, 0.0, 0.0])
 
 
 def look(pictures: int) -> Look:

@@ -18,6 +18,9 @@ import yaml
 from numpy.testing import assert_allclose
 from safetensors.torch import load_file
 
+from vlm3_ros.config import ConfigError
+from vlm3_ros.learn.recipe import Recipe
+from vlm3_ros.learn.student import Student
 from vlm3_ros.vlm.engine import Engine
 from vlm3_ros.vlm.loading import load
 
@@ -42,7 +45,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random checkpoint of the true architecture, small enough to train in a moment."""
-    size = checkpoints.Size(layers=4, deepstack=(0,))
+    size = checkpoints.Size(layers=5, deepstack=(0,))
     return checkpoints.make(tmp_path_factory.mktemp("start"), size)
 
 
@@ -66,10 +69,14 @@ def losses(out: Path) -> list[float]:
     return [entry["loss"] for entry in history(out) if "loss" in entry]
 
 
+HELPED = {"auxiliary": True, "brief": 0.5, "questions": {**RECIPE["questions"], "objects": 3, "grounding": 2}}
 SEE = {"stage": "see", "optimizer": "muon", "measure_every": 8, "measured_looks": 1}
 
 
-@pytest.mark.parametrize("changes", [{"method": "full"}, {"method": "qlora", "rank": 4}, {"method": "full", **SEE}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"method": "full"}, {"method": "full", **HELPED}, {"method": "full", **SEE}, {"method": "qlora", "rank": 4}],
+)
 def test_a_run_killed_in_mid_step_goes_on_to_the_same_losses(tmp_path, data, start, changes):
     recipe = {**RECIPE, "model": str(start), "data": str(data), "steps": 8, **changes}
     whole = run(tmp_path, recipe, tmp_path / "whole")
@@ -138,6 +145,13 @@ def test_what_cannot_be_trained_is_said(tmp_path, data, start, change, says):
     assert done.returncode == 1
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_auxiliary_losses_need_layers_to_read_from(tmp_path, data):
+    few = checkpoints.loaded(checkpoints.Size(layers=4, deepstack=(0,))).info.folder
+    recipe = Recipe().updated({"model": str(few), "method": "full", "auxiliary": True})
+    with pytest.raises(ConfigError, match="more than 4 text layers"):
+        Student(recipe.model, recipe)
 
 
 def test_a_folder_of_another_recipe_is_left_alone(tmp_path, data, start):

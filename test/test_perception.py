@@ -222,58 +222,78 @@ def test_a_task_without_a_checkpoint_says_so():
 # --------------------------------------------------------------------------------------------------------- objects
 
 
-def labelled(**texts: str) -> Reply:
-    """``texts`` to the grounding questions of some names, 2 m to all that is not grounding."""
+SURE = {"chair": 0.64, "sofa": float("nan")}  # probabilities of some answers
+NAMES = {"objects.labels": ["table", "chair", "sofa"]}
+
+
+def labelled(tokens: int = 0, **texts: str) -> Reply:
+    """``texts`` to the grounding questions of some names, "[]" to those of others, 2 m to questions about depth."""
 
     def reply(question):
         if "Locate" not in question.text:
             return Answer(depth.answer(2.0), 0.9)
-        label = next((name for name in texts if f": {name}." in question.text), None)
-        return Answer(texts[label] if label else "[]", 0.7 if label == "chair" else 0.4)
+        label = next((name for name in texts if f": {name}." in question.text), "")
+        return Answer(texts.get(label, "[]"), SURE.get(label, 0.4), tokens=tokens)
 
     return reply
+
+
+def row(label: str, count: int) -> str:
+    """An answer with boxes side by side."""
+    return grounding.answer([Box2D(label, 100 * i, 100, 100 * i + 80, 900) for i in range(count)])
 
 
 @pytest.mark.parametrize(
     ("texts", "expected", "refused"),
     [
-        (["[]", "[]"], [], {}),
-        (["There is nothing.", "[]"], [], {Reason.UNPARSED: 1}),
-        (["There is nothing.", "None."], None, {Reason.UNPARSED: 2}),
-        (['[{"bbox_2d": [1, 2, 3, 4], "label": "dragon"}]', ""], None, {Reason.OUT_OF_RANGE: 1, Reason.UNPARSED: 1}),
+        (["[]", "[]", "[]"], [], {}),
+        (["There is nothing.", "[]", "[]"], None, {Reason.UNPARSED: 1}),
+        (["[]", '[{"bbox_2d": [1, 2, 3, 4], "label": "dragon"}]', ""], None, {"out_of_range": 1, "unparsed": 1}),
     ],
 )
-def test_nothing_there_is_an_empty_list_and_no_answer_for_any_name_is_none(texts, expected, refused):
-    names = ["chair", "table"]
-    model = Scripted(labelled(**dict(zip(names, texts, strict=True))))
-    scene = perception(model, {"objects.labels": names}).perceive(frame(), {"objects"})
+def test_nothing_there_is_an_empty_list_and_not_known_is_none(texts, expected, refused):
+    model = Scripted(labelled(**dict(zip(NAMES["objects.labels"], texts, strict=True))))
+    scene = perception(model, NAMES).perceive(frame(), {"objects"})
     assert scene.objects == expected
     assert scene.tally.refused == refused
 
 
-def test_each_name_is_asked_for_and_each_thing_is_as_likely_as_the_answer_it_is_in():
-    texts = {
-        "chair": grounding.answer([Box2D("chair", 100, 200, 400, 700)]),
-        "table": grounding.answer([Box2D("table", 500, 200, 900, 700)]),
-        "sofa": "Sorry.",
-    }
-    model = Scripted(labelled(**texts))
-    scene = perception(model, {"objects.labels": ["table", "chair", "sofa"]}).perceive(frame(), {"objects"})
+def test_each_name_is_asked_for_and_the_likeliest_boxes_come_first():
+    model = Scripted(labelled(table=row("table", 1), chair=row("chair", 2), sofa=row("sofa", 1)))
+    scene = perception(model, NAMES).perceive(frame(), {"objects"})
     assert sum("Locate" in text for text in model.questions) == 3
     assert scene.objects is not None
-    assert [(box.label, box.score) for box in scene.objects] == [("chair", 0.7), ("table", 0.4)]
+    assert [box.label for box in scene.objects] == ["chair", "chair", "table", "sofa"]
+    assert [box.score for box in scene.objects] == pytest.approx([0.8, 0.8, 0.4, np.nan], nan_ok=True)
+
+
+def test_an_answer_that_is_no_list_costs_one_name():
+    model = Scripted(labelled(table=row("table", 1), chair="Sorry."))
+    scene = perception(model, NAMES).perceive(frame(), {"objects"})
+    assert scene.objects is not None
+    assert [box.label for box in scene.objects] == ["table"]
     assert scene.tally.refused == {Reason.UNPARSED: 1}
 
 
-def test_at_most_so_many_boxes_are_lifted():
-    boxes = [Box2D("chair", 100 * i, 100, 100 * i + 80, 900) for i in range(10)]
-    counts = []
-    for limit in (2, 20):
-        model = Scripted(labelled(chair=grounding.answer(boxes)))
-        scene = perception(model, {"objects.max_boxes": limit, "objects.points": 16}).perceive(frame(), {"objects"})
-        assert scene.objects is not None
-        counts.append(sum("how far" in text for text in model.questions))
-    assert counts[1] == pytest.approx(5 * counts[0], rel=0.1)
+def test_a_list_without_an_end_keeps_its_boxes_and_is_counted():
+    model = Scripted(labelled(grounding.MAX_TOKENS, chair=row("chair", 2)[:-1] + ', {"bbox_2d": [1, 2'))
+    scene = perception(model, {"objects.labels": ["chair"]}).perceive(frame(), {"objects"})
+    assert scene.objects is not None
+    assert len(scene.objects) == 2
+    assert scene.tally.refused == {Reason.CUT_OFF: 1}
+
+
+def test_without_names_nothing_is_looked_for():
+    model = Scripted(labelled())
+    assert perception(model, {"objects.labels": []}).perceive(frame(), {"objects"}).objects == []
+    assert not model.questions
+
+
+def test_at_most_so_many_boxes_are_lifted_the_likeliest_of_all_names():
+    model = Scripted(labelled(table=row("table", 3), chair=row("chair", 4)))
+    scene = perception(model, {**NAMES, "objects.max_boxes": 5}).perceive(frame(), {"objects"})
+    assert scene.objects is not None
+    assert [box.label for box in scene.objects] == ["chair"] * 4 + ["table"]
 
 
 def test_depth_is_asked_in_and_around_each_box():

@@ -233,10 +233,12 @@ class ObjectsConfig:
     """Named things as 3D boxes."""
 
     labels: list[str] = setting(
-        ["person", "chair", "table", "cabinet", "door", "box"], "names of the things to look for", live=True
+        ["person", "chair", "table", "cabinet", "door", "box"],
+        "names of the things to look for; each is a question",
+        live=True,
     )
     points: int = setting(120, "pixels whose depth is asked in and around each 2D box", 16, 5000, live=True)
-    max_boxes: int = setting(20, "most boxes lifted to 3D per frame", 1, 1000, live=True)
+    max_boxes: int = setting(20, "most boxes lifted to 3D per frame, the likeliest", 1, 1000, live=True)
 
 
 @dataclass(frozen=True)
@@ -295,8 +297,8 @@ def _check_lists(config: Config) -> None:
         raise ConfigError(f"node.tasks knows {', '.join(TASKS)}, not {', '.join(map(repr, unknown))}")
     if not cameras or len(set(cameras)) < len(cameras):
         raise ConfigError(f"node.cameras must name every camera once and at least one, not {cameras}")
-    if not all(map(str.strip, labels)):
-        raise ConfigError(f"objects.labels must be names of things, not {labels}")
+    if not all(map(str.strip, labels)) or len({label.strip().casefold() for label in labels}) < len(labels):
+        raise ConfigError(f"objects.labels must be names of things, each once, not {labels}")
 
 
 def _replaced(config: Any, path: list[str], value: Any) -> Any:

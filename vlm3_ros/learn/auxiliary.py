@@ -2,7 +2,7 @@
 
 A small model that is only taught text learns to see very slowly. These heads read what vision and the middle layers
 ought to know by then. They are thrown away after training: the checkpoint has the standard architecture. All targets
-come from questions and answers: for pictures, from all of the data set that are about them.
+come from questions and answers: for pictures, from all about them in their record of the data set.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ KINDS = tuple(OF_KIND)
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """A sample, what else is known of its pictures, and whether what is constant in its text is left out."""
+    """A sample, all that is known of its pictures, and whether what is constant in its text is left out."""
 
     sample: Sample
     facts: Facts

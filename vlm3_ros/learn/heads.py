@@ -13,10 +13,11 @@ from vlm3_ros.learn.looks import Prefix
 from vlm3_ros.learn.places import token_of
 from vlm3_ros.learn.targets import motion_answered
 
-PLACE_LAYER = 1  # text layer after which tokens know where they are, and questions which place they are about,
-FLOW_LAYER = 2  # tokens of a second image which place of the first they show,
-VALUE_LAYER = 3  # questions what they ask for
-VERDICT_LAYER = 4  # and whether the answer is yes, or how the camera moved
+# Text layers after which is known:
+PLACE_LAYER = 1  # where a picture's token is, which place or region a question is about
+FLOW_LAYER = 2  # which place of the first picture a token of the second shows; questions look at their place
+VALUE_LAYER = 3  # how the camera moved; what questions ask for, depth, lengths, matches and things
+VERDICT_LAYER = 4  # to a question: whether the answer is yes, how the camera moved
 BINS = 16  # per side of an image: how finely places are told apart
 FINE = 0.02  # of an image: errors of places below this count less than in proportion
 
@@ -54,8 +55,8 @@ def attention_loss(queries: Tensor, keys: Tensor, target: Tensor, own: Tensor | 
 
 
 def motion_loss(read: Tensor, exchanges: Sequence[Exchange]) -> Tensor:
-    """How far a motion [6] that was read is from the one of the pose answers."""
-    return F.smooth_l1_loss(read, motion_answered(exchanges).to(read.device), beta=0.1)
+    """How far motions [N, 6] that were read are from the one of the pose answers."""
+    return F.smooth_l1_loss(read, motion_answered(exchanges).to(read.device).expand_as(read), beta=0.1)
 
 
 def corners_loss(read: Tensor, corners: Tensor) -> Tensor:

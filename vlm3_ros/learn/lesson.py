@@ -67,7 +67,9 @@ def _rows(
     prompts = checkpoint.chat.questions([exchange.question for exchange in exchanges])
     texts = [exchange.answer for exchange in exchanges]
     encoded = checkpoint.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+    named = _named(exchanges, checkpoint)
     head, tail = _shared(prompts)
+    head = min([head, *(token for _, token in named)])  # what is named is each question's own, even if all name it
     built = []
     for prompt, text, tokens, spans in zip(
         prompts, texts, encoded["input_ids"], encoded["offset_mapping"], strict=True
@@ -86,7 +88,7 @@ def _rows(
         labels=_padded([row.labels for row in built], IGNORED),
         digits=_padded([row.digits for row in built], 0),
         asked=torch.tensor(asked),
-        named=_named(exchanges, checkpoint, head, asked),
+        named=[(row, min(token - head, asked[row])) for row, token in named],
     )
     return prompts[0][:head], rows
 
@@ -121,14 +123,12 @@ def _padded(sequences: list[list[int]], value: int) -> Tensor:
     return torch.tensor([row + [value] * (longest - len(row)) for row in sequences])
 
 
-def _named(
-    exchanges: Sequence[Exchange], checkpoint: Checkpoint, head: int, asked: Sequence[int]
-) -> list[tuple[int, int]]:
-    """(row, token) of the last tokens of what questions name, up to ``asked``, behind the shared ``head``."""
+def _named(exchanges: Sequence[Exchange], checkpoint: Checkpoint) -> list[tuple[int, int]]:
+    """(row, token of the question) where what it names ends, for all that it names."""
     texts = [exchange.question for exchange in exchanges]
     offsets = checkpoint.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     return [
-        (row, min(bisect_left([end for _, end in offsets[row]], at) - head, asked[row]))
+        (row, bisect_left([end for _, end in offsets[row]], at))
         for row, exchange in enumerate(exchanges)
         for at in reading.named(exchange)
     ]

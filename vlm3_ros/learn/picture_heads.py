@@ -103,13 +103,13 @@ class PictureHeads(nn.Module):
         if matches := facts.of_both("matching"):
             losses |= self._flow(prefix, matches)
         if motion := facts.of_both("pose"):
-            losses["motion"] = motion_loss(self.way(prefix), motion)
+            losses["motion"] = motion_loss(self.moved(prefix), motion)
         return losses
 
-    def way(self, prefix: Prefix) -> Tensor:
-        """The motion [6] between two pictures, as in `motion_answered`."""
+    def moved(self, prefix: Prefix) -> Tensor:
+        """The motion [1, 6] between two pictures, as in `motion_answered`."""
         second = by_picture(prefix.visual.sizes, prefix.states[VALUE_LAYER])[1]
-        return self.motion(second.mean(dim=(0, 1)))
+        return self.motion(second.mean(dim=(0, 1), keepdim=True)[0])
 
     def _flow(self, prefix: Prefix, exchanges: Sequence[Exchange]) -> dict[str, Tensor]:
         """From where in the first picture what the second shows has come."""

@@ -142,9 +142,8 @@ class QuestionHeads(nn.Module):
         """How the camera moved, each question all of it."""
         if len(answered.rows.exchanges) < len(pose.QUESTIONS):  # what was not asked is not known
             return {}
-        states = answered.states[VERDICT_LAYER][_each(answered.rows.asked)]
-        read = [self.motion(state) for state in states.float()]
-        return {"asked motion": torch.stack([motion_loss(one, answered.rows.exchanges) for one in read]).mean()}
+        read = self.motion(answered.states[VERDICT_LAYER][_each(answered.rows.asked)].float())
+        return {"asked motion": motion_loss(read, answered.rows.exchanges)}
 
     def _metres(self, states: Tensor, metres: Tensor) -> Tensor:
         """Lengths [N] from states [N, hidden], as distributions over bins."""

@@ -21,7 +21,7 @@ BRIEFER = 4  # times as many questions in a look without constant text
 
 @dataclass(frozen=True)
 class Questions:
-    """How many questions of a task a look is asked, of those that its sample has."""
+    """How many questions of a task a look is asked, of those that its sample has; none in the stage see."""
 
     depth: int = setting(10, "per look at one image", 0, 1000)
     objects: int = setting(2, "per look at one image", 0, 1000)

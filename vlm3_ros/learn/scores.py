@@ -158,8 +158,8 @@ def _grounding(asked: Asked) -> dict[str, float]:
 
 
 def _matched(boxes: list[grounding.Box2D], true: list[grounding.Box2D]) -> list[float]:
-    """Overlaps of the pairs of boxes of one name that overlap enough, each box in one pair, the best first."""
-    pairs = [(a.iou(b), i, j) for i, a in enumerate(boxes) for j, b in enumerate(true) if a.label == b.label]
+    """Overlaps of the pairs of boxes that overlap enough, each box in one pair, the best first."""
+    pairs = [(a.iou(b), i, j) for i, a in enumerate(boxes) for j, b in enumerate(true)]
     taken: tuple[set[int], set[int]] = set(), set()
     overlaps = []
     for overlap, i, j in sorted(pairs, reverse=True):

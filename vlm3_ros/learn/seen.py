@@ -1,5 +1,5 @@
-"""What is in a model's layers of pictures that it was not trained on, as its auxiliary heads read it there: the most
-that its answers can be expected to say by now."""
+"""What is in a model's layers of pictures that it was not trained on, as its auxiliary heads read it there: what
+answers do not say of that, questions have yet to learn."""
 
 from __future__ import annotations
 
@@ -25,21 +25,26 @@ Read = tuple[Tensor, Tensor]  # what heads have read, and the truth
 
 @torch.no_grad()
 def seen(run: SharedPrefix, heads: PictureHeads, looks: Iterable[Look]) -> dict[str, float]:
-    """Measures as "seen task measure", those of `scores`: depth of all pictures, matches and motions of pairs."""
+    """Measures as "seen task measure", like those of `scores`.
+
+    Depth is that of looks at one picture, at the size at which depth is asked; matches are told from the second
+    picture back to the first.
+    """
     depths: list[Read] = []
     matches: list[Read] = []
     motions: list[tuple[Tensor, Sequence[Exchange]]] = []
     for look in looks:
         visual = run.see(look.sample.pictures)
-        for picture, known in zip(by_picture(visual.sizes, visual.tokens), look.facts.alone, strict=True):
+        if len(look.sample.pictures) == 1:
+            (picture,), (known,) = by_picture(visual.sizes, visual.tokens), look.facts.alone
             if asked := [exchange for exchange in known if exchange.task == "depth"]:
                 depths.append((heads.log_depths(picture, places_asked(asked)).exp(), depths_answered(asked)))
-        if look.facts.together:
+        else:
             prefix = run.read(visual)
             if asked := look.facts.of_both("matching"):
                 matches.append((heads.origins(prefix, places_answered(asked)), places_asked(asked)))
             if asked := look.facts.of_both("pose"):
-                motions.append((heads.way(prefix), asked))
+                motions.append((heads.moved(prefix)[0], asked))
     return {f"seen {name}": value for name, value in {**_depth(depths), **_match(matches), **_pose(motions)}.items()}
 
 

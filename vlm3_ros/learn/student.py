@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vlm3_ros.config import ConfigError
 from vlm3_ros.learn.adapters import WEIGHTS, with_adapters
 from vlm3_ros.learn.auxiliary import Auxiliary, total
 from vlm3_ros.learn.curriculum import Look
+from vlm3_ros.learn.heads import VERDICT_LAYER
 from vlm3_ros.learn.lesson import lesson
 from vlm3_ros.learn.looks import SharedPrefix, answer_loss
 from vlm3_ros.learn.model import copy_processor
 from vlm3_ros.learn.recipe import Recipe
 from vlm3_ros.vlm.loading import Checkpoint, load
+
+log = logging.getLogger(__name__)
 
 HELP = "auxiliary.pt"  # beside the weights of a checkpoint to resume from
 BRIEF = {"depth": (10, 0), "objects": (2, 9)}  # of answers: up to the first number; the verdict, and a length
@@ -33,6 +38,8 @@ class Student(nn.Module):
         self.model = self._trainable(self.checkpoint)
         self.run = SharedPrefix(self.checkpoint, recipe.recompute)
         helped = recipe.auxiliary or recipe.stage == "see"
+        if helped and len(self.run.language.layers) <= VERDICT_LAYER:
+            raise ConfigError(f"auxiliary losses need a model with more than {VERDICT_LAYER} text layers")
         self.help = Auxiliary(self.run.language.hidden).to(self.checkpoint.device) if helped else None
         self._parts: list[dict[str, Tensor]] = []  # of the losses of each look since they were last told
 
@@ -113,13 +120,18 @@ class Student(nn.Module):
             from peft import set_peft_model_state_dict
 
             set_peft_model_state_dict(self.model, load_file(folder / WEIGHTS))
-        self.take_help(folder)
+        if self.help is not None:
+            self.help.load_state_dict(self._heads(folder))
 
     def take_help(self, folder: Path) -> None:
         """Go on with the auxiliary heads that an earlier run has left in a folder, those it had."""
         if self.help is not None and (folder / HELP).is_file():
-            heads = torch.load(folder / HELP, map_location=self.checkpoint.device, weights_only=True)
-            self.help.load_state_dict(heads, strict=False)
+            new = self.help.load_state_dict(self._heads(folder), strict=False).missing_keys
+            if new:
+                log.warning("auxiliary heads that %s does not have start anew: %s", folder, ", ".join(new))
+
+    def _heads(self, folder: Path) -> dict[str, Tensor]:
+        return torch.load(folder / HELP, map_location=self.checkpoint.device, weights_only=True)
 
 
 def _mean(parts: list[dict[str, Tensor]], name: str) -> float:

@@ -13,20 +13,23 @@ from vlm3_ros.geometry.box3d import Box3D
 from vlm3_ros.perception.depth import ask_depth
 from vlm3_ros.perception.scene import Samples
 from vlm3_ros.perception.sight import Sight
-from vlm3_ros.tasks import Refusal, grounding, objects
+from vlm3_ros.tasks import Reason, Refusal, grounding, objects
 from vlm3_ros.tasks.grounding import Box2D
 from vlm3_ros.vlm import Answer
 
 
 def perceive_objects(sight: Sight, config: Config, scene_samples: Samples | None) -> list[Box3D] | None:
-    """The things with configured names as boxes in camera axes; None if the model gave no list for any name.
+    """The things with configured names as boxes in camera axes; None where it is not known whether there are any,
+    because none was found and an answer was no list.
 
     ``scene_samples`` of the whole frame, where there are any, tell which way is up.
     """
     settings, camera = config.objects, sight.frame.camera
-    found = _find(sight, config)
+    if not settings.labels:
+        return []
+    found, is_certain = _find(sight, config)
     if not found:
-        return None if found is None else []
+        return [] if is_certain else None
 
     # Corners are places on the image's area, not pixels: 0 and BINS are its borders.
     corners = np.array([[(box.x1, box.y1), (box.x2, box.y2)] for box, _ in found])
@@ -36,12 +39,12 @@ def perceive_objects(sight: Sight, config: Config, scene_samples: Samples | None
     split = np.cumsum([len(pixels) for pixels, _ in asked])[:-1]
     up = None if scene_samples is None else _up(scene_samples, camera)
     lifted = []
-    for (box, probability), edges, (_, inside), points in zip(
+    for (box, score), edges, (_, inside), points in zip(
         found, corners, asked, np.split(samples.points(camera), split), strict=True
     ):
         known = np.isfinite(points).all(axis=-1)
         limits = boxes.sight_planes(tuple(edges), camera)
-        fitted = boxes.fit_box(box.label, probability, points[known], inside[known], limits, up)
+        fitted = boxes.fit_box(box.label, score, points[known], inside[known], limits, up)
         if isinstance(fitted, Refusal):
             sight.tally.refuse(fitted)
         else:
@@ -49,23 +52,29 @@ def perceive_objects(sight: Sight, config: Config, scene_samples: Samples | None
     return lifted
 
 
-def _find(sight: Sight, config: Config) -> list[tuple[Box2D, float]] | None:
-    """2D boxes of the named things, the likeliest first, each with the probability of its name's whole list; None if
-    no list was given for any name."""
+def _find(sight: Sight, config: Config) -> tuple[list[tuple[Box2D, float]], bool]:
+    """2D boxes of the named things with their scores, the likeliest first; and whether every name got a list.
+
+    A score is the probability of the answer that the box is in, shared evenly among its boxes: the product of those
+    of one answer is the answer's own, so that many chairs are not less likely than one door.
+    """
     labels = config.objects.labels
     view, _ = sight.look("grounding", lambda c, scale: unified(c, grounding.FOCAL, config.camera.max_tokens, scale))
-    found, refusals = [], 0
+    found: list[tuple[Box2D, float]] = []
+    is_certain = True
     for label, answer in zip(labels, sight.ask(view, [grounding.question(label) for label in labels]), strict=True):
         assert answer is not None  # without a budget every question is answered
         read = grounding.parse(answer.text, label)
-        if isinstance(read, Refusal):
+        if answer.tokens >= grounding.MAX_TOKENS:
+            sight.tally.refuse(Refusal(Reason.CUT_OFF, answer.text))
+        elif isinstance(read, Refusal):
             sight.tally.refuse(read)
-            refusals += 1
+        if isinstance(read, Refusal):
+            is_certain = False
         else:
-            found += [(box, answer.probability) for box in read]
-    if refusals == len(labels):
-        return None
-    return sorted(found, key=lambda one: -one[1])[: config.objects.max_boxes]
+            found += [(box, answer.probability ** (1 / len(read))) for box in read]
+    found.sort(key=lambda one: -np.nan_to_num(one[1]))  # NaN: a server that gives no probabilities
+    return found[: config.objects.max_boxes], is_certain
 
 
 def ask_about(sight: Sight, config: Config, text: str, regions: Sequence[Sequence[float]] | np.ndarray) -> Answer:

@@ -1,7 +1,7 @@
 """Open-vocabulary grounding: where in the image are the things with this name? (Qwen3-VL's own 2D boxes)
 
 One name is asked for at a time: the questions of a frame are answered side by side, so that takes as long as the
-longest list and not as all together, each list has its own probability, and one that goes wrong spoils no other.
+longest list and not as all together, each list has its own probability, and one without an end spoils no other.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PROMPT = (
     'format like this: [{{"bbox_2d": [x1, y1, x2, y2], "label": "category"}}].'
 )
 GRAMMAR = Grammar((Words(),))
-MAX_TOKENS = 512  # a runaway list is cut there
+MAX_TOKENS = 512  # some 17 boxes
 MAX_BOXES = MAX_TOKENS // 16  # a box takes more tokens than that: beyond, the model repeats itself
 
 _OBJECT = re.compile(r'\{(?:[^{}"\\]|"(?:[^"\\]|\\.)*")*\}')  # of JSON, with no other one inside

@@ -22,7 +22,7 @@ import numpy as np
 
 from vlm3_ros.learn.data.compose import Amounts, compose
 from vlm3_ros.learn.data.groups import Group, Groups
-from vlm3_ros.learn.data.shards import MANIFEST, DataError, Record, shard_path, write_shard
+from vlm3_ros.learn.data.shards import FORMAT, MANIFEST, DataError, Record, shard_path, write_shard
 from vlm3_ros.offline.results import write_whole
 
 PLAN = "plan.json"
@@ -43,6 +43,7 @@ class Plan:
 
     def description(self) -> dict[str, Any]:
         return {
+            "format": FORMAT,
             "source": self.source.name,
             "made_of": self.source.description,
             "groups": len(self.source),

@@ -103,7 +103,9 @@ class _Told:
 
 
 def _amounts(arguments: Namespace, config: Config) -> Amounts:
-    ray = config.depth.answer == "ray"
+    ray, labels = config.depth.answer == "ray", arguments.labels or []
+    if len(set(labels)) < len(labels):
+        raise DataError(f"--labels must name every thing once, not {' '.join(labels)}")
     return Amounts(**_named(Amounts, arguments), max_tokens=config.camera.max_tokens, ray=ray)
 
 

@@ -33,7 +33,7 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """All that is known of the pictures of a sample, from whichever samples show them."""
+    """All that the record of a sample asks about its pictures, in whichever of its samples."""
 
     alone: tuple[tuple[Exchange, ...], ...]  # of each picture
     together: tuple[Exchange, ...]  # of both, in this order

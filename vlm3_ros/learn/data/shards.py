@@ -29,6 +29,7 @@ from vlm3_ros.vlm import Picture
 
 JPEG_QUALITY = 95
 MANIFEST = "manifest.json"
+FORMAT = 2  # of what is written; 1 asked for all names in one question
 
 
 class DataError(Exception):
@@ -92,9 +93,11 @@ class DataSet:
         try:
             self.manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
             shards = [_Shard(folder / name) for name in self.manifest["shards"]]
+            if self.manifest.get("format") != FORMAT:
+                raise DataError(f"{folder} was made by another version of `vlm3 data build`: build it again")
             self._records = [(shard, record) for shard in shards for record in self._described(shard)]
             self._ends = list(accumulate(record["samples"] for _, record in self._records))
-        except (OSError, ValueError, KeyError, tarfile.TarError) as error:
+        except (OSError, ValueError, KeyError) as error:
             raise DataError(f"{folder} is no training data made by `vlm3 data build`: {error}") from error
 
     def __len__(self) -> int:
@@ -127,11 +130,7 @@ class DataSet:
     @cached_property
     def tasks(self) -> list[frozenset[str]]:
         """The tasks of the questions of each sample."""
-        return [
-            frozenset(tasks)
-            for shard, record in self._records
-            for tasks in record.get("tasks") or shard.tasks(record["key"])  # older data sets have no list of them
-        ]
+        return [frozenset(tasks) for _, record in self._records for tasks in record["tasks"]]
 
     @property
     def image_scale(self) -> float:
@@ -148,16 +147,14 @@ class DataSet:
 
     @property
     def pictures(self) -> dict[str, set[str]]:
-        """The fingerprints of the pictures of each scene; empty for data sets of before there were any."""
+        """The fingerprints of the pictures of each scene."""
         found: dict[str, set[str]] = {}
         for _, record in self._records:
-            found.setdefault(record["scene"], set()).update(record.get("pictures", ()))
+            found.setdefault(record["scene"], set()).update(record["pictures"])
         return found
 
     def _described(self, shard: _Shard) -> list[dict[str, Any]]:
-        """Key, scene and number of samples of each record; without a list of them the shard itself is read."""
-        if "records" not in self.manifest:
-            return list(shard.described())
+        """What the manifest says of each record of a shard."""
         shard.path.stat()  # a shard that is missing is missed now, not in the middle of a training
         return self.manifest["records"][shard.path.name]
 
@@ -173,13 +170,6 @@ class _Shard:
     def __init__(self, path: Path):
         self.path = path
 
-    def described(self) -> Iterator[dict[str, Any]]:
-        """Every record that holds any, with its scene and number of samples."""
-        for name in self._members:
-            key = name.removesuffix(".json.gz")
-            if key != name and (samples := self._record(key)):
-                yield {"key": key, "samples": len(samples), "scene": samples[0]["scene"]}
-
     def sample(self, record: str, index: int) -> Sample:
         entry = self._record(record)[index]
         return Sample(
@@ -193,16 +183,14 @@ class _Shard:
         return tuple(Exchange(*exchange) for exchange in self._record(record)[index]["exchanges"])
 
     def facts(self, record: str, index: int) -> Facts:
-        of_images: dict[tuple[int, ...], list[Exchange]] = {}
-        for number, entry in enumerate(self._record(record)):
-            of_images.setdefault(_images(entry), []).extend(self.exchanges(record, number))
         images = _images(self._record(record)[index])
-        alone = tuple(tuple(of_images.get((image,), ())) for image in images)
-        return Facts(alone, tuple(of_images[images]) if len(images) > 1 else ())
+        together = self._about(record, images) if len(images) > 1 else ()
+        return Facts(tuple(self._about(record, (image,)) for image in images), together)
 
-    def tasks(self, record: str) -> list[set[str]]:
-        """The tasks of the questions of each sample of a record."""
-        return [{exchange[0] for exchange in entry["exchanges"]} for entry in self._record(record)]
+    def _about(self, record: str, images: tuple[int, ...]) -> tuple[Exchange, ...]:
+        """What samples that show just these images ask."""
+        same = [n for n, entry in enumerate(self._record(record)) if _images(entry) == images]
+        return tuple(exchange for number in same for exchange in self.exchanges(record, number))
 
     @lru_cache(maxsize=8)  # noqa: B019  (as many shards as a data set has, and they live as long)
     def _record(self, key: str) -> list[dict[str, Any]]:
