@@ -107,6 +107,8 @@ class Student(nn.Module):
         """Save for use instead of for going on: whole weights in 16 bit."""
         if self._recipe.method == "full":
             self.model.half()
+            for part in (self.model.config.text_config, self.model.config.vision_config):
+                part.dtype = torch.float16  # that of the whole follows the weights, those of its parts do not
         self.save(folder)
 
     def restore(self, folder: Path) -> None:
