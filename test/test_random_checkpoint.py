@@ -39,6 +39,7 @@ def recorded(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         "node.image_transport": "compressed",
         "node.tasks": ["depth", "pose", "matches", "objects"],
         "camera.max_tokens": 80,
+        "objects.labels": ["chair", "table"],
         "depth.points": DEPTH_POINTS,
         "matches.points": MATCH_POINTS,
     }
@@ -78,7 +79,7 @@ def test_every_answer_is_counted(recorded):
         for value in status.values
     }
     pairs = FRAMES - 1
-    asked = FRAMES * (DEPTH_POINTS + 1) + pairs * (MATCH_POINTS + 4)
+    asked = FRAMES * (DEPTH_POINTS + 2) + pairs * (MATCH_POINTS + 4)
     assert int(values["questions"]) == asked
     # The four answers about a pose are refused together.
     refused = sum(int(value) for key, value in values.items() if key.startswith("answers "))
