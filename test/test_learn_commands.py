@@ -58,6 +58,7 @@ def test_show_tells_what_is_in_it_and_draws_it(built, tmp_path):
         (["build", "nowhere", "--out", "x"], "nowhere does not exist"),
         (["build", "rooms:5", "--out", "x"], "names no rooms"),
         (["build", "rooms:0:0", "--out", "x"], "names no rooms"),
+        (["build", "rooms:0:1", "--out", "x", "--labels", "box", "box"], "name every thing once"),
         (["show", "nowhere"], "no training data"),
         (["check", "nowhere.yaml"], "cannot be read as a mixture"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import checkpoints
 import lessons
 import pytest
@@ -11,13 +13,13 @@ from torch.testing import assert_close
 
 from vlm3_ros.learn.auxiliary import Auxiliary, total
 from vlm3_ros.learn.data import reading
-from vlm3_ros.learn.data.sample import Exchange, Sample
+from vlm3_ros.learn.data.sample import Exchange, Facts, Sample
 from vlm3_ros.learn.heads import attention_loss, place_attention_loss
 from vlm3_ros.learn.lesson import IGNORED, Lesson, lesson
 from vlm3_ros.learn.looks import SharedPrefix, answer_loss, tree
 from vlm3_ros.learn.places import tokens_inside
 from vlm3_ros.learn.targets import DEPTH_BINS, DEPTHS_M, spread_over_bins
-from vlm3_ros.tasks import objects
+from vlm3_ros.tasks import grounding, objects
 from vlm3_ros.vlm.loading import Checkpoint
 
 
@@ -195,6 +197,20 @@ def test_auxiliary_losses_reach_the_vision_tower_and_shrink_when_followed(pictur
     model.requires_grad_(False)
 
 
+def test_of_a_pair_both_pictures_are_learned_from():
+    run, heads = SharedPrefix(checkpoints.loaded(Size(layers=5))), Auxiliary(TINY.hidden).pictures
+    sample = lessons.sample(pictures=2)
+    known = lessons.facts(sample)
+    (first, second), together = known.alone, known.together
+    with torch.no_grad():
+        prefix = run.read(run.see(sample.pictures))
+        both = heads(known, prefix)
+        each = [heads(Facts(alone, together), prefix) for alone in ((first, ()), ((), second))]
+    for name in ("seen depth", "seen thing", "seen box"):
+        assert each[0][name] != each[1][name]
+        assert_close(both[name], (each[0][name] + each[1][name]) / 2)
+
+
 def test_pictures_seen_together_are_as_if_seen_alone():
     run = SharedPrefix(checkpoints.loaded(TINY))
     pictures = [*lessons.sample(pictures=2).pictures, *lessons.sample(seed=1).pictures]
@@ -207,14 +223,30 @@ def test_pictures_seen_together_are_as_if_seen_alone():
             assert_close(run.read(seen).states, run.read(alone).states, rtol=1e-4, atol=1e-4)
 
 
-def test_names_and_regions_end_where_their_last_tokens_are():
+TABLE, SOFA, LAMP = (100, 200, 500, 900), (300, 300, 400, 503), (300, 310, 320, 504)
+ALIKE = {  # questions that begin alike, with what is named first as well
+    "one region": [
+        Exchange("objects", objects.comparison(kind, TABLE, other).text, "Yes.")
+        for kind in ("bigger", "taller")
+        for other in (SOFA, LAMP)
+    ],
+    "one name in another": [
+        Exchange("grounding", grounding.question(name).text, "[]") for name in ("table", "table lamp")
+    ],
+}
+
+
+@pytest.mark.parametrize("exchanges", [lessons.sample(things=True).exchanges, *ALIKE.values()], ids=["all", *ALIKE])
+def test_names_and_regions_end_where_their_last_tokens_are(exchanges):
     checkpoint = checkpoints.loaded(TINY)
-    for _, rows in lesson(lessons.sample(things=True), checkpoint, {}).groups[1:]:
-        ends = [checkpoint.tokenizer.decode(rows.tokens[row, : token + 1]) for row, token in rows.named]
+    sample = replace(lessons.sample(), exchanges=tuple(e for e in exchanges if e.task != "depth"))
+    for head, rows in lesson(sample, checkpoint, {}).groups:
+        assert all(token >= 0 for _, token in rows.named)
+        ends = [checkpoint.tokenizer.decode(head + rows.tokens[row, : at + 1].tolist()) for row, at in rows.named]
+        asked = enumerate(rows.exchanges)
         if rows.task == "grounding":
-            expected = list(enumerate(lessons.LABELS))
+            expected = [(row, reading.label(e)) for row, e in asked]
         else:
-            asked = enumerate(rows.exchanges)
             expected = [(row, ", ".join(map(str, region))) for row, e in asked for region in reading.regions(e)]
         assert [row for row, _ in rows.named] == [row for row, _ in expected]
         assert all(end.endswith(name) for end, (_, name) in zip(ends, expected, strict=True))

@@ -105,6 +105,8 @@ def test_a_whole_checkpoint_answers_and_is_measured(tmp_path, data, start):
     out = run(tmp_path, recipe, tmp_path / "out")
     *_, measured = (e for e in history(out) if "eval_depth_parsed" in e)
     assert measured["step"] == 2
+    config = json.loads((out / "checkpoint" / "config.json").read_text())
+    assert {part["dtype"] for part in (config, config["text_config"], config["vision_config"])} == {"float16"}
     engine = Engine(load(str(out / "checkpoint"), "cpu"))
     sample = lessons.sample()
     with engine.look(sample.pictures) as view:
@@ -152,6 +154,19 @@ def test_auxiliary_losses_need_layers_to_read_from(tmp_path, data):
     recipe = Recipe().updated({"model": str(few), "method": "full", "auxiliary": True})
     with pytest.raises(ConfigError, match="more than 4 text layers"):
         Student(recipe.model, recipe)
+
+
+def test_heads_that_an_earlier_run_did_not_have_start_anew_and_are_named(tmp_path, start, caplog):
+    student = Student(str(start), Recipe().updated({"model": str(start), "method": "full", "auxiliary": True}))
+    student.save(tmp_path)
+    heads = torch.load(tmp_path / "auxiliary.pt", weights_only=True)
+    torch.save({name: 0.0 * head for name, head in heads.items() if "verdict" not in name}, tmp_path / "auxiliary.pt")
+    student.take_help(tmp_path)
+    assert "questions.verdict.weight" in caplog.text
+    assert student.help.questions.value.weight.abs().max() == 0.0
+    assert student.help.questions.verdict.weight.abs().max() > 0.0
+    with pytest.raises(RuntimeError, match="verdict"):  # the same run must find them all
+        student.restore(tmp_path)
 
 
 def test_a_folder_of_another_recipe_is_left_alone(tmp_path, data, start):

@@ -223,7 +223,7 @@ def test_a_task_without_a_checkpoint_says_so():
 
 
 SURE = {"chair": 0.64, "sofa": float("nan")}  # probabilities of some answers
-NAMES = {"objects.labels": ["table", "chair", "sofa"]}
+NAMES = {"objects.labels": ["sofa", "table", "chair"]}
 
 
 def labelled(tokens: int = 0, **texts: str) -> Reply:
