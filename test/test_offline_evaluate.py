@@ -113,11 +113,16 @@ def test_truth_may_be_another_recording_a_little_apart_in_time(run, tmp_path):
     assert "trajectory" not in found
 
 
-@pytest.mark.parametrize(("later_s", "said"), [(5, "no image of .* has the stamp"), (0, "but no truth")])
-def test_nothing_to_compare_is_said(run, tmp_path, capsys, later_s, said):
+@pytest.mark.parametrize(
+    ("later_s", "said", "left"),
+    [(5, "no image of .* has the stamp", set(GROUPS) - {"boundaries"}), (0, "but no truth", {"frames"})],
+)
+def test_nothing_to_compare_is_said(run, tmp_path, capsys, later_s, said, left):
+    assert vlm3("evaluate", run) == 0
     other = bags.write(tmp_path / "other", bags.camera([t + later_s * SECOND for t in STAMPS]))
     assert vlm3("evaluate", run, "--truth", other) == 1
     assert re.search(said, capsys.readouterr().err)
+    assert json.loads((run / "metrics.json").read_text()).keys() == left
 
 
 @pytest.mark.parametrize("folder", ["missing", "unfinished"])

@@ -52,14 +52,14 @@ def _evaluate(arguments: Namespace) -> int:
     choices = replace(_choices(about["choices"]), **given(arguments))
     truth = open_source(path, choices, Config().updated(about["settings"]).camera)
     moments = Moments(folder, truth)
+    if not any(nearest(truth.stamps, moment.stamp) is not None for moment in moments):
+        raise SourceError(f"nothing can be compared: no image of {path} has the stamp of a frame of the run")
     found = measure(moments)
     found.write(folder, {"truth": full_name(path), "choices": asdict(choices)})
     print(table(found.metrics))
-    if found.compared:
-        return 0
-    if any(nearest(truth.stamps, moment.stamp) is not None for moment in moments):
+    if not found.compared:
         raise SourceError(f"{path} has images of the same moments, but no truth about anything that was perceived")
-    raise SourceError(f"nothing could be compared: no image of {path} has the stamp of a frame of the run")
+    return 0
 
 
 def _report(arguments: Namespace) -> int:
