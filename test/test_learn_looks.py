@@ -14,11 +14,11 @@ from torch.testing import assert_close
 from vlm3_ros.learn.auxiliary import Auxiliary, total
 from vlm3_ros.learn.data import reading
 from vlm3_ros.learn.data.sample import Exchange, Facts, Sample
-from vlm3_ros.learn.heads import attention_loss, place_attention_loss
+from vlm3_ros.learn.heads import VERDICT_LAYER, attention_loss, place_attention_loss
 from vlm3_ros.learn.lesson import IGNORED, Lesson, lesson
 from vlm3_ros.learn.looks import SharedPrefix, answer_loss, tree
 from vlm3_ros.learn.places import tokens_inside
-from vlm3_ros.learn.targets import DEPTH_BINS, DEPTHS_M, spread_over_bins
+from vlm3_ros.learn.targets import DEPTH_BINS, DEPTHS_M, MOTION_BINS, motion_over_bins, spread_over_bins
 from vlm3_ros.tasks import grounding, objects
 from vlm3_ros.vlm.loading import Checkpoint
 
@@ -191,10 +191,25 @@ def test_auxiliary_losses_reach_the_vision_tower_and_shrink_when_followed(pictur
         | {"found", "found box", "look for", "region", "first region", "look into", "verdict", "length"}
         if pictures == 1
         else {"seen depth", "seen thing", "seen box", "seen match", "position", "look back", "flow", "fine flow"}
-        | {"motion", "asked motion", "place", "look", "look there", "match", "fine match"}
+        | {"motion", "asked motion", "asked numbers", "place", "look", "look there", "match", "fine match"}
     )
     assert sum(history[-1].values()) < 0.8 * sum(history[0].values())
     model.requires_grad_(False)
+
+
+def test_each_number_of_a_motion_is_read_off_the_question_that_asks_for_it():
+    checkpoint, heads = checkpoints.loaded(Size(layers=5)), Auxiliary(TINY.hidden).questions
+    with torch.no_grad():
+        result = SharedPrefix(checkpoint)(lesson(lessons.sample(pictures=2), checkpoint))
+        (answered,) = (answered for answered in result.answered if answered.rows.task == "pose")
+        answered.states[VERDICT_LAYER][range(4), answered.rows.asked] = torch.eye(4, TINY.hidden)
+        true = motion_over_bins(answered.rows.exchanges).clamp(min=1e-20)
+        told_by = heads.numbers.weight.view(8, MOTION_BINS, TINY.hidden)
+        for number, question in enumerate((0, 1, 1, 1, 2, 2, 2, 3)):  # angle; yaw, pitch, roll; x, y, z; distance
+            told_by[number, :, question] = true[number].log()
+        heads.numbers.bias.zero_()
+        loss = heads(replace(result, answered=[answered]))["asked numbers"]
+    assert_close(loss, -(true * true.log()).sum(dim=1).mean())
 
 
 def test_of_a_pair_both_pictures_are_learned_from():

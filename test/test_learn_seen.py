@@ -14,7 +14,17 @@ from vlm3_ros.learn.curriculum import Look
 from vlm3_ros.learn.data.sample import Exchange, Facts
 from vlm3_ros.learn.looks import SharedPrefix
 from vlm3_ros.learn.seen import seen
-from vlm3_ros.learn.targets import depths_answered, motion_answered, motion_read, places_answered, places_asked
+from vlm3_ros.learn.targets import (
+    LARGEST_DEG,
+    LARGEST_M,
+    MOTION_BINS,
+    depths_answered,
+    motion_answered,
+    motion_over_bins,
+    motion_read,
+    places_answered,
+    places_asked,
+)
 from vlm3_ros.tasks import pose
 from vlm3_ros.tasks.pose import PoseAnswer
 
@@ -88,10 +98,20 @@ def test_all_looks_count_and_those_without_a_task_do_not():
     )
 
 
+SAID = PoseAnswer(12.3, (-10.0, 3.3, 0.4), (0.6, 0.0, -0.8), 0.45)
+MOTION = [Exchange("pose", q.text, a) for q, a in zip(pose.QUESTIONS, pose.answers(SAID), strict=True)]
+
+
 def test_a_motion_comes_back_from_its_numbers():
-    said = PoseAnswer(12.3, (-10.0, 3.3, 0.4), (0.6, 0.0, -0.8), 0.45)
-    exchanges = [Exchange("pose", q.text, a) for q, a in zip(pose.QUESTIONS, pose.answers(said), strict=True)]
-    read = motion_read(motion_answered(exchanges))
-    assert read.yaw_pitch_roll_deg == pytest.approx(said.yaw_pitch_roll_deg, abs=0.05)
-    assert read.distance_m == pytest.approx(said.distance_m, abs=0.005)
-    assert [x / read.distance_m for x in read.direction] == pytest.approx(said.direction, abs=0.01)
+    read = motion_read(motion_answered(MOTION))
+    assert read.yaw_pitch_roll_deg == pytest.approx(SAID.yaw_pitch_roll_deg, abs=0.05)
+    assert read.distance_m == pytest.approx(SAID.distance_m, abs=0.005)
+    assert [x / read.distance_m for x in read.direction] == pytest.approx(SAID.direction, abs=0.01)
+
+
+def test_the_numbers_of_a_motion_are_spread_over_bins_around_them():
+    places = motion_over_bins(MOTION) @ torch.linspace(-1.0, 1.0, MOTION_BINS)
+    angles, direction, distance = (places * places.abs())[:4] * LARGEST_DEG, places[4:7], places[7] ** 2 * LARGEST_M
+    assert angles.tolist() == pytest.approx([12.3, -10.0, 3.3, 0.4], rel=0.01)
+    assert direction.tolist() == pytest.approx([0.6, 0.0, -0.8], abs=0.01)
+    assert distance.item() == pytest.approx(0.45, rel=0.01)

@@ -48,7 +48,7 @@ def attention_loss(queries: Tensor, keys: Tensor, target: Tensor, own: Tensor | 
 
     Where the queries are of some of the same tokens, ``own`` [N] says of which: those behind are not seen.
     """
-    scores = (queries[:, 0] @ keys[:, 0].T).float() * queries.shape[-1] ** -0.5
+    scores = queries[:, 0].float() @ keys[:, 0].float().T * queries.shape[-1] ** -0.5
     if own is not None:
         scores = scores.masked_fill(torch.arange(len(keys), device=own.device) > own[:, None], float("-inf"))
     return F.cross_entropy(scores, target)

@@ -22,7 +22,16 @@ from vlm3_ros.learn.heads import (
 )
 from vlm3_ros.learn.looks import Answered, Prefix, Result
 from vlm3_ros.learn.places import middles
-from vlm3_ros.learn.targets import DEPTH_BINS, depths_answered, places_answered, places_asked, spread_over_bins
+from vlm3_ros.learn.targets import (
+    DEPTH_BINS,
+    MOTION_BINS,
+    MOTION_QUESTIONS,
+    depths_answered,
+    motion_over_bins,
+    places_answered,
+    places_asked,
+    spread_over_bins,
+)
 from vlm3_ros.tasks import grounding, objects, pose
 
 
@@ -39,6 +48,7 @@ class QuestionHeads(nn.Module):
         self.verdict = nn.Linear(hidden, 1)
         self.found = nn.Linear(hidden, 5)
         self.motion = nn.Linear(hidden, 6)
+        self.numbers = nn.Linear(hidden, len(MOTION_QUESTIONS) * MOTION_BINS)
 
     def forward(self, result: Result) -> dict[str, Tensor]:
         """The losses against what the questions' right answers say."""
@@ -115,11 +125,10 @@ class QuestionHeads(nn.Module):
         """How many metres are asked for."""
         exchanges = answered.rows.exchanges
         asked = [row for row, e in enumerate(exchanges) if reading.kind(e) in objects.LENGTHS]
-        metres = torch.tensor([float(reading.object_answer(exchanges[row])) for row in asked])
-        if not (metres > 0.0).any():
+        if not asked:
             return {}
-        states = answered.states[VALUE_LAYER][asked, answered.rows.asked[asked]]
-        return {"length": self._metres(states[metres > 0.0], metres[metres > 0.0])}
+        metres = torch.tensor([float(reading.object_answer(exchanges[row])) for row in asked])
+        return {"length": self._metres(answered.states[VALUE_LAYER][asked, answered.rows.asked[asked]], metres)}
 
     def _found(self, answered: Answered, prefix: Prefix) -> dict[str, Tensor]:
         """For each name, once it has been read, whether there is such a thing, and the corners of the first."""
@@ -139,11 +148,17 @@ class QuestionHeads(nn.Module):
         return losses
 
     def _moved(self, answered: Answered, _: Prefix) -> dict[str, Tensor]:
-        """How the camera moved, each question all of it."""
-        if len(answered.rows.exchanges) < len(pose.QUESTIONS):  # what was not asked is not known
+        """How the camera moved, each question all of it; and the numbers of each question's own answer."""
+        exchanges = answered.rows.exchanges
+        if len(exchanges) < len(pose.QUESTIONS):  # what was not asked is not known
             return {}
-        read = self.motion(answered.states[VERDICT_LAYER][_each(answered.rows.asked)].float())
-        return {"asked motion": motion_loss(read, answered.rows.exchanges)}
+        states = answered.states[VERDICT_LAYER][_each(answered.rows.asked)].float()
+        read = self.numbers(states).unflatten(1, (len(MOTION_QUESTIONS), MOTION_BINS))
+        own = read[MOTION_QUESTIONS, torch.arange(len(MOTION_QUESTIONS))]
+        return {
+            "asked motion": motion_loss(self.motion(states), exchanges),
+            "asked numbers": F.cross_entropy(own, motion_over_bins(exchanges).to(own.device)),
+        }
 
     def _metres(self, states: Tensor, metres: Tensor) -> Tensor:
         """Lengths [N] from states [N, hidden], as distributions over bins."""

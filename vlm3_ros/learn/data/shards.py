@@ -29,6 +29,7 @@ from vlm3_ros.vlm import Picture
 
 JPEG_QUALITY = 95
 MANIFEST = "manifest.json"
+METRIC = {"depth", "objects", "pose"}  # tasks whose answers are in metres
 FORMAT = 2  # of what is written; 1 asked for all names in one question
 
 
@@ -159,9 +160,9 @@ class DataSet:
         return self.manifest["records"][shard.path.name]
 
 
-def _images(entry: dict[str, Any]) -> tuple[int, ...]:
-    """The numbers in its record of the images that a sample shows."""
-    return tuple(number for number, _ in entry["pictures"])
+def _images(pictures: list[list[Any]]) -> list[int]:
+    """The numbers in their record of the images that pictures are made of."""
+    return [number for number, _ in pictures]
 
 
 class _Shard:
@@ -183,14 +184,19 @@ class _Shard:
         return tuple(Exchange(*exchange) for exchange in self._record(record)[index]["exchanges"])
 
     def facts(self, record: str, index: int) -> Facts:
-        images = _images(self._record(record)[index])
-        together = self._about(record, images) if len(images) > 1 else ()
-        return Facts(tuple(self._about(record, (image,)) for image in images), together)
+        pictures = self._record(record)[index]["pictures"]
+        together = self._about(record, pictures) if len(pictures) > 1 else ()
+        return Facts(tuple(self._about(record, [picture]) for picture in pictures), together)
 
-    def _about(self, record: str, images: tuple[int, ...]) -> tuple[Exchange, ...]:
-        """What samples that show just these images ask."""
-        same = [n for n, entry in enumerate(self._record(record)) if _images(entry) == images]
-        return tuple(exchange for number in same for exchange in self.exchanges(record, number))
+    def _about(self, record: str, pictures: list[list[Any]]) -> tuple[Exchange, ...]:
+        """What samples that show just the images of these pictures ask; metres only of those that show them at the
+        same size, because how far and how large things are that look so large depends on it."""
+        found: list[Exchange] = []
+        for number, entry in enumerate(self._record(record)):
+            if _images(entry["pictures"]) == _images(pictures):
+                asked = self.exchanges(record, number)
+                found += [e for e in asked if e.task not in METRIC or entry["pictures"] == pictures]
+        return tuple(found)
 
     @lru_cache(maxsize=8)  # noqa: B019  (as many shards as a data set has, and they live as long)
     def _record(self, key: str) -> list[dict[str, Any]]:
