@@ -17,14 +17,20 @@ SHARE = Path(get_package_share_directory("vlm3_ros"))
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The simulator, and the node with its defaults."""
+    """The simulator, which waits for the node, and the node that looks for what is in the room."""
     node = PythonLaunchDescriptionSource(str(SHARE / "launch" / "vlm3.launch.py"))
-    passed = ("model", "rviz")
+    arguments = [(name, LaunchConfiguration(name)) for name in ("model", "rviz")]
+    arguments.append(("config", str(SHARE / "config" / "demo.yaml")))
     return LaunchDescription(
         [
             DeclareLaunchArgument("model", default_value="bundled", description="hub id, folder or bundled"),
             DeclareLaunchArgument("rviz", default_value="false", description="show the outputs in RViz"),
-            Node(package="vlm3_ros", executable="sim_node", output="screen"),
-            IncludeLaunchDescription(node, launch_arguments=[(name, LaunchConfiguration(name)) for name in passed]),
+            Node(
+                package="vlm3_ros",
+                executable="sim_node",
+                parameters=[{"wait_for": "depth/image"}],
+                output="screen",
+            ),
+            IncludeLaunchDescription(node, launch_arguments=arguments),
         ]
     )

@@ -1,7 +1,7 @@
 """Start the vlm3 node on a camera, or on a bag.
 
 ros2 launch vlm3_ros vlm3.launch.py image:=/camera/color/image_raw camera_info:=/camera/color/camera_info
-ros2 launch vlm3_ros vlm3.launch.py bag:=run1 image:=/camera/color/image_raw rviz:=true
+ros2 launch vlm3_ros vlm3.launch.py bag:=run1 image:=/cam/image_raw camera_info:=/cam/camera_info rviz:=true
 """
 
 from pathlib import Path
@@ -25,9 +25,9 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument("camera_info", default_value="camera_info", description="camera_info topic"),
             DeclareLaunchArgument(
                 "image_transport",
-                default_value="raw",
-                choices=["raw", "compressed"],
-                description="compressed: subscribe to <image>/compressed",
+                default_value="",
+                choices=["", "raw", "compressed"],
+                description="compressed: subscribe to <image>/compressed (default: as in the parameter file)",
             ),
             DeclareLaunchArgument("namespace", default_value="", description="namespace of the node and its outputs"),
             DeclareLaunchArgument(
@@ -36,7 +36,12 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 "config", default_value=str(SHARE / "config" / "vlm3.yaml"), description="parameter file"
             ),
-            DeclareLaunchArgument("use_sim_time", default_value="false", description="take the time from /clock"),
+            DeclareLaunchArgument(
+                "use_sim_time",
+                default_value="",
+                choices=["", "true", "false"],
+                description="take the time from /clock (default: as in the parameter file)",
+            ),
             DeclareLaunchArgument("bag", default_value="", description="bag to play; implies use_sim_time"),
             DeclareLaunchArgument("rviz", default_value="false", description="show the outputs in RViz"),
             # Larger shared-memory segments: without them Fast DDS loses best-effort images above 512 KiB.
@@ -58,10 +63,11 @@ def _start(context: LaunchContext) -> list:
         name: LaunchConfiguration(name).perform(context)
         for name in ("image", "camera_info", "image_transport", "namespace", "model", "config", "use_sim_time", "bag")
     }
-    overrides = {
-        "node.image_transport": value["image_transport"],
-        "use_sim_time": bool(value["bag"]) or value["use_sim_time"].lower() == "true",
-    }
+    overrides = {}  # of the parameter file
+    if value["image_transport"]:
+        overrides["node.image_transport"] = value["image_transport"]
+    if value["bag"] or value["use_sim_time"]:
+        overrides["use_sim_time"] = bool(value["bag"]) or value["use_sim_time"] == "true"
     if value["model"]:
         overrides |= {f"vlm.checkpoint.{task}": value["model"] for task in CHECKPOINTS}
     actions = [

@@ -19,6 +19,7 @@ import yaml
 
 from vlm3_ros.config import CheckpointConfig, Config, settings, to_yaml
 from vlm3_ros.ros.outputs import TOPICS
+from vlm3_ros.sim.demo import LABELS
 from vlm3_ros.vlm.checkpoint import BUNDLED
 
 LAUNCH_FILES = sorted((ros.ROOT / "launch").glob("*.launch.py"))
@@ -141,6 +142,20 @@ def test_executable_runs_with_the_arguments_of_the_launch_file(data):
         process.wait_for("perceiving depth, pose, objects of /cam/image")
         assert "[robot1.vlm3]" in process.output
         assert process.interrupt() == 0, process.output
+
+
+@pytest.mark.usefixtures("stand_ins")
+@pytest.mark.parametrize("values", [{}, {"image_transport": "compressed", "use_sim_time": "false"}])
+def test_what_is_not_given_is_left_to_the_parameter_file(values):
+    (node,) = started(values)
+    expected = {"node.image_transport": "compressed", "use_sim_time": False} if values else {}
+    assert node.named["parameters"][1] == expected
+
+
+def test_demo_looks_for_what_is_in_its_room():
+    content = yaml.safe_load((ros.ROOT / "config" / "demo.yaml").read_text())["/**"]["ros__parameters"]
+    values = {f"{group}.{name}": value for group, of_group in content.items() for name, value in of_group.items()}
+    assert list(Config().updated(values).objects.labels) == list(LABELS)
 
 
 def test_parameter_file_is_what_the_code_says():

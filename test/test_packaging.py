@@ -24,7 +24,7 @@ INTERFACES = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("msg/*.msg"),
 MODULES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("vlm3_ros/**/*.py"))
 SHARED = sorted(str(path.relative_to(ROOT)) for folder in ("launch", "config") for path in ROOT.glob(f"{folder}/*.*"))
 BUNDLED = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("vlm3_ros/bundled/*"))
-NODES = ("vlm3_node", "sim_node")
+EXECUTABLES = ("vlm3", "vlm3_node", "sim_node")
 REQUIREMENTS = ("core", "vlm", "offline", "report", "train", "test", "ros-jazzy-wheels")
 
 # Modules whose apt package, as rosdep names it, has another name.
@@ -120,9 +120,9 @@ def test_bundled_model_is_small_and_loads():
     )
 
 
-@pytest.mark.parametrize("node", NODES)
-def test_node_is_installed_where_ros2_run_looks(node):
-    executable = Path(get_package_prefix("vlm3_ros"), "lib", "vlm3_ros", node)
+@pytest.mark.parametrize("name", EXECUTABLES)
+def test_program_is_installed_where_ros2_run_looks(name):
+    executable = Path(get_package_prefix("vlm3_ros"), "lib", "vlm3_ros", name)
     assert os.access(executable, os.X_OK)
 
 
@@ -156,7 +156,7 @@ def test_colcon_workspace(sources):
     found = subprocess.run(["bash", "-c", script], cwd=workspace, check=True, capture_output=True, text=True)
     prefix = workspace / "install" / "vlm3_ros"
     assert all(Path(path).is_relative_to(prefix) for path in found.stdout.split())
-    assert all(os.access(prefix / "lib" / "vlm3_ros" / node, os.X_OK) for node in NODES)
+    assert all(os.access(prefix / "lib" / "vlm3_ros" / name, os.X_OK) for name in EXECUTABLES)
     assert all((prefix / "share" / "vlm3_ros" / path).is_file() for path in [*SHARED, "package.xml"])
     (packages,) = prefix.glob("lib/python*/site-packages")
     assert all((packages / path).is_file() for path in BUNDLED)

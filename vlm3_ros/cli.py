@@ -99,7 +99,7 @@ def main() -> int:
     _add_data(commands.add_parser("data", help="training data from recordings and simulated rooms"))
 
     train = commands.add_parser("train", help="fine-tune a checkpoint on training data; stops and goes on")
-    train.add_argument("recipe", type=Path, help="YAML file of settings (all of them: docs/training.md)")
+    train.add_argument("recipe", type=Path, help="YAML file of settings; recipe.yaml in --out has all of them")
     train.add_argument("--out", type=Path, required=True, help="folder for checkpoint, saved steps and curves")
     train.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="one setting; may be repeated"

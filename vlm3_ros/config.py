@@ -330,7 +330,8 @@ def to_yaml() -> str:
 
 def _limits(s: Setting) -> str:
     limits = f" [{s.low:g}, {s.high:g}]" if s.low is not None and s.high is not None else ""
-    return limits + (" (live)" if s.live else "")
+    choices = f" [{', '.join(s.choices)}]" if s.choices else ""
+    return limits + choices + (" (live)" if s.live else "")
 
 
 def _yaml(value: Any) -> str:
