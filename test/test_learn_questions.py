@@ -90,13 +90,17 @@ def test_grounding_asks_for_each_name_and_answers_from_left_to_right():
     box = Box3D("chair", 1.0, np.array([0.0, 0.0, 2.0]), np.ones(3), np.eye(3))
     corners = {"chair": [(320.0, 0.0, 480.0, 240.0), (0.0, 48.0, 64.0, 96.0)], "lamp": [(600.0, 10.0, 640.0, 48.0)]}
     regions = tuple(Region(name, c, 1.0, box) for name, all_of in corners.items() for c in all_of)
-    (sample,) = composed(replace(wall(2.0, VGA), regions=regions), labels=("chair", "sofa")).values()
+    seen = replace(wall(2.0, VGA), regions=regions)
+    (sample,) = composed(seen, labels=("chair", "sofa")).values()
     chairs, sofas = of(sample, "grounding")
     assert (reading.label(chairs), reading.label(sofas)) == ("chair", "sofa")
     assert chairs.answer == (
         '[{"bbox_2d": [0, 100, 100, 200], "label": "chair"}, {"bbox_2d": [500, 0, 750, 500], "label": "chair"}]'
     )
     assert sofas.answer == "[]"
+    for unclear, asked in ((frozenset({"sofa"}), [chairs]), (None, [])):  # there may be a sofa; or anything
+        (sample,) = composed(replace(seen, unclear=unclear), labels=("chair", "sofa")).values()
+        assert of(sample, "grounding") == asked
 
 
 # ------------------------------------------------------------------------------- against the stand-in with the truth

@@ -66,11 +66,12 @@ def _check(arguments: Namespace) -> int:
         mixture = Mixture(arguments.mixture)
     except DataError as error:
         return _failed("check", error)
-    total = sum(part.weight for part in mixture.sources)
+    weights = [part.weight if part.train else 0.0 for part in mixture.sources]
+    total = sum(weights) or 1.0
     print(f"{'data set':<32}{'drawn':>8}{'samples':>10}{'held out':>10}{'scenes':>8}{'held out':>10}")
-    for part in mixture.sources:
+    for part, weight in zip(mixture.sources, weights, strict=True):
         print(
-            f"{part.data.folder.name:<32}{part.weight / total:>8.1%}{len(part.train):>10}{len(part.test):>10}"
+            f"{part.data.folder.name:<32}{weight / total:>8.1%}{len(part.train):>10}{len(part.test):>10}"
             f"{len(part.data.scenes) - len(part.held_out):>8}{len(part.held_out):>10}"
         )
     print("No scene and no picture is both trained on and held out.")

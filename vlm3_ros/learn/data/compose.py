@@ -23,7 +23,7 @@ class Amounts:
     depth: int = 160  # per image
     matching: int = 64  # per pair and direction
     objects: int = 16  # per image
-    labels: tuple[str, ...] = ()  # names of things that are looked for in every image
+    labels: tuple[str, ...] = ()  # names of things that are looked for in every image whose things are known
     image_scale: float = 1.0  # fraction of the protocol's image sizes
     max_tokens: int = 1600  # as the setting camera.max_tokens
     ray: bool = True  # lengths of rays instead of depth along Z, as the setting depth.answer
@@ -47,7 +47,7 @@ def _one(known: Known, key: str, scene: str, amounts: Amounts, rng: np.random.Ge
     if known.depth is not None:
         exchanges += questions.depth_exchanges(known, seen, amounts.depth, rng, amounts.ray)
     exchanges += questions.object_exchanges(known, seen, amounts.objects, rng)
-    exchanges += [questions.grounding_exchange(known, label) for label in amounts.labels]
+    exchanges += [questions.grounding_exchange(known, label) for label in amounts.labels if known.has_all(label)]
     return Sample(key, scene, (Picture(known.frame.image, camera.size),), tuple(exchanges))
 
 

@@ -1,9 +1,8 @@
 """Several data sets as one to learn from, by weight, and what is held out of them.
 
-seed: 0                      # another one draws in another order
 sources:
   - data: sim                # a folder made by `vlm3 data build`, relative to this file
-    weight: 3                # of all draws, in proportion to the others; 1 where it is not given
+    weight: 3                # how often it is drawn from, in proportion to the others; 1 where it is not given
     held_out: [room0009*]    # scenes, by name or pattern: evaluated on, never trained on
   - data: kitchen
   - data: office
@@ -12,19 +11,15 @@ sources:
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from vlm3_ros.learn.data.sample import Sample
 from vlm3_ros.learn.data.shards import DataError, DataSet
 
 
@@ -52,85 +47,11 @@ class Mixture:
 
     def __init__(self, path: Path):
         content = _read(path)
-        self.path, self.seed = path, int(content.get("seed", 0))
+        self.path = path
         self.sources = [_source(path, entry) for entry in content["sources"]]
         _same(path, "image_scale", [source.data.image_scale for source in self.sources])
         _same(path, "depth.answer", [source.data.manifest["amounts"]["ray"] for source in self.sources])
         _refuse_leaks(self.sources)
-
-    def train(self, epoch: int = 0, length: int | None = None) -> Drawn:
-        """Samples to train on in random order, another one each epoch; as many as there are, or ``length``."""
-        return Drawn(
-            [(source.data, source.train, source.weight) for source in self.sources], [self.seed, epoch], length
-        )
-
-    @property
-    def held_out(self) -> Listed:
-        """All samples that are held out, in their order."""
-        return Listed([(source.data, source.test) for source in self.sources])
-
-    @property
-    def image_scale(self) -> float:
-        """The fraction of the protocol's image sizes that all of it was made for."""
-        return self.sources[0].data.image_scale
-
-
-class Listed:
-    """Some samples of several data sets, one data set after the other."""
-
-    def __init__(self, parts: Sequence[tuple[DataSet, Sequence[int]]]):
-        self._parts = parts
-        self._ends = list(accumulate(len(indices) for _, indices in parts))
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def __getitem__(self, index: int) -> Sample:
-        index = range(len(self))[index]
-        which = bisect_right(self._ends, index)
-        data, indices = self._parts[which]
-        return data[indices[index - self._ends[which]]]
-
-
-class Drawn:
-    """Samples drawn from several data sets by weight, in an order that the seed decides.
-
-    Each data set gives exactly its share of the draws, to the nearest whole number; within a data set each sample is
-    drawn as often as any other, or once more.
-    """
-
-    def __init__(
-        self, parts: Sequence[tuple[DataSet, Sequence[int], float]], seed: Sequence[int], length: int | None = None
-    ):
-        parts = [part for part in parts if len(part[1])]
-        self._data = [data for data, _, _ in parts]
-        rng = np.random.default_rng(seed)
-        length = sum(len(indices) for _, indices, _ in parts) if length is None else length
-        counts = _shares(length, [weight for _, _, weight in parts])
-        draws = [_cycled(indices, count, rng) for (_, indices, _), count in zip(parts, counts, strict=True)]
-        pairs = [np.column_stack([np.full(len(drawn), i), drawn]) for i, drawn in enumerate(draws)]
-        self._order = rng.permutation(np.concatenate(pairs)) if pairs else np.zeros((0, 2), int)  # data set, sample
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def __getitem__(self, index: int) -> Sample:
-        which, sample = self._order[index].tolist()
-        return self._data[which][sample]
-
-
-def _shares(length: int, weights: Sequence[float]) -> list[int]:
-    """``length`` as whole numbers in proportion to ``weights`` (largest remainders)."""
-    exact = length * np.array(weights) / sum(weights)
-    counts = np.floor(exact).astype(int)
-    counts[np.argsort(counts - exact, kind="stable")[: length - counts.sum()]] += 1
-    return counts.tolist()
-
-
-def _cycled(indices: Sequence[int], count: int, rng: np.random.Generator) -> np.ndarray:
-    """``count`` of the indices: all of them in random order, again and again."""
-    rounds = [rng.permutation(np.asarray(indices)) for _ in range(-(-count // len(indices)))]
-    return np.concatenate([*rounds, np.zeros(0, int)])[:count].astype(int)
 
 
 # ------------------------------------------------------------------------------------------------- reading the file
@@ -143,7 +64,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} cannot be read as a mixture: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("sources"), list) or not content["sources"]:
         raise DataError(f"{path} is no mixture: it needs a list `sources`, each with the folder of its `data`")
-    _refuse_unknown(path, content, {"seed", "sources"})
+    _refuse_unknown(path, content, {"sources"})
     return content
 
 

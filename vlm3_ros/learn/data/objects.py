@@ -14,6 +14,7 @@ from vlm3_ros.tasks import objects
 
 MARGIN = 0.15  # relative; comparisons closer than this are not asked
 APART_M = 0.15  # comparisons of places closer than this are not asked
+SHORTEST_M = 0.005  # shorter lengths would be 0.00 m
 AHEAD = np.array([0.0, 0.0, 1.0])  # the camera's axis
 MIN_LEVEL = 0.3  # length of that axis along the floor, below which "away from the camera" is no direction
 
@@ -41,8 +42,8 @@ def _all(regions: Sequence[Region], size: tuple[int, int], scale: float) -> Iter
     references = [_reference(region, size) for region in regions]
     clear = {ref: region for ref, region in zip(references, regions, strict=True) if references.count(ref) == 1}
     for a, of_a in clear.items():
-        for kind, value in (("width", _width(of_a.box)), ("height", of_a.box.size[2])):
-            yield kind, _exchange(objects.length(kind, a), objects.length_answer(kind, value / scale, a))
+        for kind, value in (("width", _width(of_a.box)), ("height", float(of_a.box.size[2]))):
+            yield from _length(kind, value / scale, a)
         for b, of_b in clear.items():
             if of_a is not of_b:
                 yield from _about_two(a, of_a.box, b, of_b.box, scale)
@@ -60,11 +61,14 @@ def _about_two(
     level = offset - up * (offset @ up)
     lengths = (offset, level, offset - level)
     for kind, part in zip(("distance", "horizontal distance", "vertical distance"), lengths, strict=True):
-        metres = float(np.linalg.norm(part)) / scale
-        if metres >= 0.005:
-            yield kind, _exchange(objects.length(kind, a, b), objects.length_answer(kind, metres, a, b))
+        yield from _length(kind, float(np.linalg.norm(part)) / scale, a, b)
     if np.linalg.norm(level) > APART_M and np.linalg.norm(_ahead(up)) > MIN_LEVEL:
         yield "direction", _exchange(objects.direction(a, b), objects.direction_answer(a, b, _clock(level, up)))
+
+
+def _length(kind: str, metres: float, *regions: objects.Region) -> Iterator[tuple[str, Exchange]]:
+    if metres >= SHORTEST_M:
+        yield kind, _exchange(objects.length(kind, *regions), objects.length_answer(kind, metres, *regions))
 
 
 def _exchange(question: objects.Question, answer: str) -> Exchange:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from vlm3_ros.config import CameraConfig
 from vlm3_ros.learn.data.groups import Group
 from vlm3_ros.learn.data.regions import regions
-from vlm3_ros.learn.data.sample import Known, Region
+from vlm3_ros.learn.data.sample import Known
 from vlm3_ros.learn.data.survey import Rules, surveyed, usable_depth
 from vlm3_ros.learn.data.views import EDGE
 from vlm3_ros.offline.opening import full_name, open_source
@@ -76,10 +76,12 @@ class Recording:
             return Known(frame, None, truth.T_world_camera), Counter()
         depth = usable_depth(truth.depth, self._rules)
         assert isinstance(depth, np.ndarray)  # the survey has left the others out
-        found: tuple[tuple[Region, ...], Counter[str]] = ((), Counter())
-        if truth.boxes:
-            found = regions(truth.boxes, frame.camera, depth)
-        return Known(frame, without_edges(depth), truth.T_world_camera, found[0]), found[1]
+        known = Known(frame, without_edges(depth), truth.T_world_camera)
+        if truth.boxes is None:
+            return known, Counter()
+        found, left_out = regions(truth.boxes, frame.camera, depth)
+        known = replace(known, regions=found, unclear=frozenset(label for label, _ in left_out))
+        return known, Counter(reason for _, reason in left_out)
 
     @cached_property
     def _source(self) -> Source:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import cv2
@@ -24,17 +23,19 @@ GONE = "box without a thing in it"
 CUT = "box that reaches behind the camera"
 
 
-def regions(boxes: Sequence[Box3D], camera: Camera, depth: np.ndarray) -> tuple[tuple[Region, ...], Counter[str]]:
-    """The things that show enough, and the boxes about which nothing can be said, by reason.
+def regions(
+    boxes: Sequence[Box3D], camera: Camera, depth: np.ndarray
+) -> tuple[tuple[Region, ...], list[tuple[str, str]]]:
+    """The things that show enough; and the name and reason of each box about which nothing can be said.
 
     ``boxes`` are in camera axes, ``depth`` [height, width] is metres along Z, NaN unknown.
     """
     found: list[Region] = []
-    left_out: Counter[str] = Counter()
+    left_out: list[tuple[str, str]] = []
     for box in boxes:
         region = _region(box, camera, depth)
         if isinstance(region, str):
-            left_out[region] += 1
+            left_out.append((box.label, region))
         elif region is not None:
             found.append(region)
     return tuple(found), left_out

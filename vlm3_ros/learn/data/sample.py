@@ -33,7 +33,8 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """All that the record of a sample asks about its pictures, in whichever of its samples."""
+    """All that the record of a sample asks about its pictures, in whichever of its samples; what is in metres only
+    where it is asked at the size at which this sample shows them."""
 
     alone: tuple[tuple[Exchange, ...], ...]  # of each picture
     together: tuple[Exchange, ...]  # of both, in this order
@@ -61,7 +62,12 @@ class Known:
     depth: np.ndarray | None  # float32 [height, width], metres along Z, NaN unknown
     T_world_camera: np.ndarray | None  # [4, 4], z up
     regions: tuple[Region, ...] = ()
+    unclear: frozenset[str] | None = None  # names of which there may be more than the regions; None: of any
 
     @property
     def camera(self) -> Camera:
         return self.frame.camera
+
+    def has_all(self, label: str) -> bool:
+        """Whether the regions are all things of a name."""
+        return self.unclear is not None and label not in self.unclear

@@ -81,7 +81,7 @@ def known(view: Rendering, number: int) -> Known:
         if b.visible >= MIN_VISIBLE
     )
     frame = Frame("", number * _FRAME_NS, "camera_optical_frame", view.image, view.camera)
-    return Known(frame, view.depth, view.T_world_cam, regions)
+    return Known(frame, view.depth, view.T_world_cam, regions, frozenset())
 
 
 def moved(room: Room, first: Known, rng: np.random.Generator, number: int) -> Known | None:

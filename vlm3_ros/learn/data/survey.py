@@ -82,7 +82,7 @@ def surveyed(
 ) -> tuple[list[Chosen], Counter[str]]:
     """The groups of a recording, and what was left out by reason; ``told`` hears how many frames have been read."""
     left_out: Counter[str] = Counter()
-    sketches = [s for s in _sketches(source, rules, left_out, told) if not isinstance(s, str)]
+    sketches = list(_sketches(source, rules, left_out, told))
     sharp = ~blurred(np.array([sketch.sharpness for sketch in sketches]))
     left_out[BLURRED] += int((~sharp).sum())
     sketches = _moving([sketch for sketch, good in zip(sketches, sharp, strict=True) if good], left_out)
