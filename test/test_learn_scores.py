@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,6 +12,7 @@ import pytest
 from vlm3_ros.learn.curriculum import Curriculum, held_out
 from vlm3_ros.learn.data.mixture import Mixture
 from vlm3_ros.learn.data.sample import Exchange, Sample
+from vlm3_ros.learn.data.shards import DataError
 from vlm3_ros.learn.recipe import Recipe
 from vlm3_ros.learn.scores import scores
 from vlm3_ros.tasks import Question, depth, grounding, matching
@@ -124,13 +126,20 @@ def test_a_look_is_asked_as_many_questions_as_the_recipe_says(mixture, is_brief)
     recipe = Recipe().updated(
         {"steps": 20, "looks": 1, "brief": float(is_brief), "questions.depth": 2, "questions.matching": 1}
     )
-    curriculum = Curriculum(recipe, mixture)
-    for look in (curriculum[i].sample for i in range(20)):
-        counts = {task: sum(e.task == task for e in look.exchanges) for task in ("depth", "matching")}
-        assert counts in (
-            {"depth": 2 * (1 + 3 * is_brief), "matching": 0},
-            {"depth": 0, "matching": 1 + 3 * is_brief},
-        ) or (counts == {"depth": 0, "matching": 0})
+    curriculum, often = Curriculum(recipe, mixture), 4 if is_brief else 1
+    found = [Counter(e.task for e in curriculum[i].sample.exchanges) for i in range(20)]
+    assert {tasks["depth"] for tasks in found} == {0, 2 * often}
+    assert {tasks["matching"] for tasks in found} == {0, often}
+    assert all(sum(tasks[task] > 0 for task in ("depth", "matching", "pose")) == 1 for tasks in found)
+
+
+def test_looks_of_which_nothing_would_be_asked_are_not_taken(mixture):
+    nothing = {f"questions.{task}": 0 for task in ("objects", "grounding", "pose")}
+    looks = Curriculum(Recipe().updated({"steps": 4, "looks": 5, **nothing}), mixture)
+    assert {e.task for i in range(20) for e in looks[i].sample.exchanges} == {"depth", "matching"}
+    assert all(looks[i].sample.exchanges for i in range(20))
+    with pytest.raises(DataError, match="shares and questions"):
+        Curriculum(Recipe().updated({**nothing, "questions.depth": 0, "questions.matching": 0}), mixture)
 
 
 def test_held_out_looks_are_of_other_scenes_and_the_same_each_time(mixture):

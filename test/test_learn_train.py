@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 from numpy.testing import assert_allclose
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from vlm3_ros.config import ConfigError
 from vlm3_ros.learn.recipe import Recipe
@@ -99,6 +99,22 @@ def test_a_run_killed_in_mid_step_goes_on_to_the_same_losses(tmp_path, data, sta
     assert (whole / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_processes_share_the_looks_of_a_run(tmp_path, data, start):
+    recipe = {**RECIPE, "model": str(start), "data": str(data), "method": "full", "steps": 3, "precision": "fp32"}
+    alone, shared = run(tmp_path, recipe, tmp_path / "alone"), tmp_path / "shared"
+    _, *arguments = command(tmp_path, recipe, shared)
+    several = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
+    subprocess.run(several, check=True, timeout=300)
+    assert_allclose(losses(shared), losses(alone), rtol=1e-3)
+    weights = [load_file(out / "checkpoint" / "model.safetensors") for out in (alone, shared)]
+    name = "model.language_model.layers.1.mlp.down_proj.weight"
+    torch.testing.assert_close(weights[0][name], weights[1][name], rtol=0.01, atol=1e-3)
+    path = tmp_path / "odd.yaml"
+    path.write_text(yaml.safe_dump({**recipe, "looks": 3}))
+    odd = [*several[:-3], str(path), "--out", str(tmp_path / "odd")]
+    assert "3 looks per step cannot be shared out" in subprocess.run(odd, capture_output=True, text=True).stderr
+
+
 def test_a_whole_checkpoint_answers_and_is_measured(tmp_path, data, start):
     recipe = {**RECIPE, "model": str(start), "data": str(data), "method": "full", "steps": 2}
     recipe |= {"measure_every": 2, "measured_looks": 1, "questions": {**RECIPE["questions"], "objects": 0}}
@@ -114,19 +130,21 @@ def test_a_whole_checkpoint_answers_and_is_measured(tmp_path, data, start):
     assert answer is not None
 
 
-def test_merged_adapters_answer_as_the_adapted_model_does(tmp_path, data, start):
+def test_adapters_are_merged_into_the_weights(tmp_path, data, start):
     recipe = {**RECIPE, "model": str(start), "data": str(data), "method": "lora", "rank": 4, "steps": 2}
     recipe |= {"precision": "fp32"}
     out = run(tmp_path, recipe, tmp_path / "out")
+    adapters = load_file(out / "checkpoint" / "adapter_model.safetensors")  # so little trained, they change nothing
+    adapters = {name: weights * (100.0 if "lora_B" in name else 1.0) for name, weights in adapters.items()}
+    save_file(adapters, out / "checkpoint" / "adapter_model.safetensors", {"format": "pt"})
     merge = [sys.executable, "-m", "vlm3_ros.cli", "merge", str(out), "--out", str(tmp_path / "merged")]
     subprocess.run(merge, check=True, timeout=300)
     before, after = (load_file(f / "model.safetensors") for f in (start, tmp_path / "merged"))
     name = "model.language_model.layers.1.mlp.down_proj.weight"
-    adapters = load_file(out / "checkpoint" / "adapter_model.safetensors")
     a, b = (next(v for k, v in adapters.items() if name.removesuffix("weight") + f"lora_{x}" in k) for x in "AB")
-    expected = before[name] + 2.0 * b @ a  # alpha / rank
-    assert b.abs().max() > 0.0
-    torch.testing.assert_close(after[name].float(), expected, rtol=0.02, atol=0.02)
+    change = 2.0 * b @ a  # alpha / rank
+    assert change.abs().max() > 0.1
+    torch.testing.assert_close(after[name].float(), before[name] + change, rtol=0.01, atol=0.01)
     frozen = "model.visual.patch_embed.proj.weight"
     torch.testing.assert_close(after[frozen].float(), before[frozen], rtol=0.01, atol=1e-3)
 
@@ -135,7 +153,9 @@ def test_merged_adapters_answer_as_the_adapted_model_does(tmp_path, data, start)
     ("change", "says"),
     [
         ({"data": "nowhere.yaml"}, "cannot be read as a mixture"),
-        ({"shares": {"single": 0.0, "matching": 0.0, "pose": 0.0}}, "holds nothing of what the recipe's shares ask"),
+        ({"data": ""}, "--set data=MIXTURE.yaml"),
+        ({"model": "new"}, "new.tokenizer must name"),
+        ({"shares": {"single": 0.0, "matching": 0.0, "pose": 0.0}}, "holds nothing of what the recipe's shares"),
         ({"method": "magic"}, "must be one of full, lora, qlora"),
         ({"stepps": 3}, "there is no setting stepps"),
         ({"model": "nobody/nothing"}, "neither a folder nor in the local"),
@@ -153,11 +173,12 @@ def test_auxiliary_losses_need_layers_to_read_from(tmp_path, data):
     few = checkpoints.loaded(checkpoints.Size(layers=4, deepstack=(0,))).info.folder
     recipe = Recipe().updated({"model": str(few), "method": "full", "auxiliary": True})
     with pytest.raises(ConfigError, match="more than 4 text layers"):
-        Student(recipe.model, recipe)
+        Student(recipe.model, recipe, torch.device("cpu"))
 
 
 def test_heads_that_an_earlier_run_did_not_have_start_anew_and_are_named(tmp_path, start, caplog):
-    student = Student(str(start), Recipe().updated({"model": str(start), "method": "full", "auxiliary": True}))
+    recipe = Recipe().updated({"model": str(start), "method": "full", "auxiliary": True})
+    student = Student(str(start), recipe, torch.device("cpu"))
     student.save(tmp_path)
     heads = torch.load(tmp_path / "auxiliary.pt", weights_only=True)
     torch.save({name: 0.0 * head for name, head in heads.items() if "verdict" not in name}, tmp_path / "auxiliary.pt")

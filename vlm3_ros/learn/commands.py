@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from vlm3_ros.config import ConfigError
 from vlm3_ros.learn.data.shards import DataError
-from vlm3_ros.learn.recipe import Recipe, read_recipe, to_yaml
+from vlm3_ros.learn.recipe import FILE, Recipe, read_recipe
 from vlm3_ros.vlm import ModelError
 
 
@@ -23,7 +24,7 @@ def train(arguments: Namespace) -> int:
     out: Path = arguments.out
     try:
         recipe = read_recipe(arguments.recipe, changes(arguments.set))
-        _keep(recipe, out)
+        _refuse_another(recipe, out)
         from vlm3_ros.learn.train import train as run  # PyTorch takes seconds
 
         print(f"The checkpoint is {run(recipe, out)}")
@@ -35,7 +36,7 @@ def train(arguments: Namespace) -> int:
 def merge(arguments: Namespace) -> int:
     """Write a checkpoint whose weights hold what was trained; returns the exit status."""
     try:
-        recipe = read_recipe(arguments.folder / "recipe.yaml", {})
+        recipe = read_recipe(arguments.folder / FILE, {})
         from vlm3_ros.learn.adapters import merged
 
         merged(recipe, arguments.folder / "checkpoint", arguments.out)
@@ -52,17 +53,17 @@ def changes(values: list[str]) -> dict[str, Any]:
         name, equals, text = value.partition("=")
         if not equals:
             raise ConfigError(f"--set takes NAME=VALUE, not {value!r}")
-        changed[name] = YAML(typ="safe").load(text)
+        try:
+            changed[name] = YAML(typ="safe").load(text)
+        except YAMLError as error:
+            raise ConfigError(f"--set {value}: not a YAML value: {error}") from error
     return changed
 
 
-def _keep(recipe: Recipe, out: Path) -> None:
-    """Write the recipe beside its results; another one's results are not gone on with."""
-    out.mkdir(parents=True, exist_ok=True)
-    used = out / "recipe.yaml"
-    if used.exists() and read_recipe(used, {}) != recipe:
+def _refuse_another(recipe: Recipe, out: Path) -> None:
+    """Raise ConfigError where a folder holds the results of another recipe, which are not gone on with."""
+    if (out / FILE).exists() and read_recipe(out / FILE, {}) != recipe:
         raise ConfigError(f"{out} holds the run of another recipe: choose another folder, or remove it")
-    used.write_text(to_yaml(recipe))
 
 
 def _failed(command: str, error: object) -> int:

@@ -34,10 +34,10 @@ class Curriculum:
 
     def __init__(self, recipe: Recipe, mixture: Mixture):
         self._recipe = recipe
-        parts = {kind: _of_kind(mixture, kind) for kind in KINDS}
+        parts = {kind: _of_kind(mixture, _taught(recipe, kind)) for kind in KINDS}
         self._parts = {kind: found for kind, found in parts.items() if found and getattr(recipe.shares, kind) > 0.0}
         if not self._parts:
-            raise DataError(f"{mixture.path} holds nothing of what the recipe's shares ask for")
+            raise DataError(f"{mixture.path} holds nothing of what the recipe's shares and questions ask for")
         self._shares = _normalized([getattr(recipe.shares, kind) for kind in self._parts])
 
     def __len__(self) -> int:
@@ -62,7 +62,8 @@ def held_out(recipe: Recipe, mixture: Mixture) -> list[Look]:
     rng = np.random.default_rng(recipe.seed)
     chosen = []
     for kind in KINDS:
-        listed = [(part.data, i) for part in mixture.sources for i in part.test if part.data.tasks[i] & OF_KIND[kind]]
+        tasks = _taught(recipe, kind)
+        listed = [(part.data, i) for part in mixture.sources for i in part.test if part.data.tasks[i] & tasks]
         if listed and getattr(recipe.shares, kind) > 0.0:
             spread = np.linspace(0, len(listed) - 1, min(recipe.measured_looks, len(listed))).astype(int)
             for data, i in (listed[s] for s in spread):
@@ -82,11 +83,16 @@ def some_questions(sample: Sample, recipe: Recipe, rng: np.random.Generator, is_
     return replace(sample, exchanges=tuple(chosen))
 
 
-def _of_kind(mixture: Mixture, kind: str) -> list[tuple[DataSet, list[int], float]]:
-    """The samples of a kind that are trained on, in each data set that has any, and its weight."""
+def _taught(recipe: Recipe, kind: str) -> set[str]:
+    """The tasks for which looks of a kind are taken."""
+    return {task for task in OF_KIND[kind] if recipe.stage == "see" or getattr(recipe.questions, task) > 0}
+
+
+def _of_kind(mixture: Mixture, tasks: set[str]) -> list[tuple[DataSet, list[int], float]]:
+    """The samples with some of these tasks that are trained on, in each data set that has any, and its weight."""
     found = []
     for part in mixture.sources:
-        samples = [i for i in part.train if part.data.tasks[i] & OF_KIND[kind]]
+        samples = [i for i in part.train if part.data.tasks[i] & tasks]
         if samples:
             found.append((part.data, samples, part.weight))
     return found

@@ -16,6 +16,7 @@ from ruamel.yaml.error import YAMLError
 
 from vlm3_ros.config import ConfigError, setting, settings
 
+FILE = "recipe.yaml"  # beside the results of a run: all its settings
 BRIEFER = 4  # times as many questions in a look without constant text
 
 

@@ -23,6 +23,7 @@ from vlm3_ros.vlm.loading import Checkpoint, load
 
 log = logging.getLogger(__name__)
 
+PRECISIONS = {"qlora": "nf4", "lora": "bf16", "full": "fp32"}  # of the weights, by method
 HELP = "auxiliary.pt"  # beside the weights of a checkpoint to resume from
 BRIEF = {"depth": (10, 0), "objects": (2, 9)}  # of answers: up to the first number; the verdict, and a length
 
@@ -30,10 +31,10 @@ BRIEF = {"depth": (10, 0), "objects": (2, 9)}  # of answers: up to the first num
 class Student(nn.Module):
     """Takes looks, gives a loss. ``checkpoint`` is what it answers with at any time."""
 
-    def __init__(self, folder: str, recipe: Recipe):
+    def __init__(self, folder: str, recipe: Recipe, device: torch.device):
         super().__init__()
         self._recipe = recipe
-        self.checkpoint = load(folder, "auto", "nf4" if recipe.method == "qlora" else "fp32")
+        self.checkpoint = load(folder, str(device), PRECISIONS[recipe.method])
         torch.manual_seed(recipe.seed)  # adapters and help start at random
         self.model = self._trainable(self.checkpoint)
         self.run = SharedPrefix(self.checkpoint, recipe.recompute)
@@ -75,7 +76,9 @@ class Student(nn.Module):
         pictures = [look.sample.pictures for look in looks]
         visual = self.run.see([picture for several in pictures for picture in several])
         for look, seen in zip(looks, visual.split([len(several) for several in pictures]), strict=True):
-            losses = self.help.pictures(look.facts, self.run.read(seen))
+            prefix = self.run.read(seen)
+            with self._exact():
+                losses = self.help.pictures(look.facts, prefix)
             parts.append({**losses, "loss": total(losses)})
         return parts
 
@@ -89,9 +92,14 @@ class Student(nn.Module):
         }
         loss = torch.stack(list(losses.values())).mean()
         if self.help is not None:
-            helped = self.help.pictures(look.facts, result.prefix) | self.help.questions(result)
+            with self._exact():
+                helped = self.help.pictures(look.facts, result.prefix) | self.help.questions(result)
             losses, loss = losses | helped, loss + total(helped)
         return {**losses, "loss": loss}
+
+    def _exact(self) -> Any:
+        """Heads are of 32 bit: in 16, places in a picture are multiples of 0.4 % of it."""
+        return torch.autocast(self.checkpoint.device.type, enabled=False)
 
     # ------------------------------------------------------------------------------------------------- on disk
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ import torch
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments
 
+from vlm3_ros.config import ConfigError
 from vlm3_ros.learn import curves
-from vlm3_ros.learn.curriculum import Curriculum, held_out
+from vlm3_ros.learn.curriculum import Curriculum, Look, held_out
 from vlm3_ros.learn.data.mixture import Mixture
 from vlm3_ros.learn.model import Size, new_checkpoint
 from vlm3_ros.learn.optimizer import BETAS, MuonAndAdamW
-from vlm3_ros.learn.recipe import Recipe
+from vlm3_ros.learn.recipe import FILE, Recipe, to_yaml
 from vlm3_ros.learn.scores import scores
 from vlm3_ros.learn.seen import seen
 from vlm3_ros.learn.student import Student
@@ -35,14 +37,20 @@ LOGGED = 200  # points of a curve
 class LookTrainer(Trainer):
     """Feeds looks instead of token sequences, measures by asking, and writes checkpoints that the node can load."""
 
-    def __init__(self, student: Student, recipe: Recipe, folder: Path):
-        self._recipe, self._folder = recipe, folder
-        mixture = Mixture(Path(recipe.data))
-        self._measured = held_out(recipe, mixture)
+    def __init__(
+        self,
+        student: Student,
+        recipe: Recipe,
+        folder: Path,
+        arguments: TrainingArguments,
+        looks: Curriculum,
+        measured: Sequence[Look],
+    ):
+        self._recipe, self._folder, self._measured = recipe, folder, measured
         super().__init__(
             model=student,
-            args=_arguments(recipe, folder / STEPS, bool(self._measured)),
-            train_dataset=Curriculum(recipe, mixture),
+            args=arguments,
+            train_dataset=looks,
             eval_dataset=[],
             data_collator=lambda looks: {"looks": looks},
         )
@@ -72,7 +80,8 @@ class LookTrainer(Trainer):
         student.train()
         metrics = {f"eval_{name.replace(' ', '_')}": value for name, value in measured.items()}
         self.log(metrics)
-        curves.draw(self.state.log_history, self._folder / "curves.png")
+        if self.is_world_process_zero():
+            curves.draw(self.state.log_history, self._folder / "curves.png")
         return metrics
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -87,18 +96,28 @@ class LookTrainer(Trainer):
 def train(recipe: Recipe, folder: Path) -> Path:
     """Run a recipe, or what is left of it; returns the folder of the resulting checkpoint.
 
-    Raises ConfigError, DataError or ModelError for what cannot be trained on or with.
+    Several processes may do that together (torchrun); the first one writes. Raises ConfigError, DataError or
+    ModelError for what cannot be trained on or with.
     """
+    if not recipe.data:
+        raise ConfigError("the recipe names no data: --set data=MIXTURE.yaml (see `vlm3 data`)")
+    mixture = Mixture(Path(recipe.data))
+    looks, measured = Curriculum(recipe, mixture), held_out(recipe, mixture)
     folder.mkdir(parents=True, exist_ok=True)
-    student = Student(_start(recipe, folder), recipe)
+    arguments = _arguments(recipe, folder / STEPS, bool(measured))
+    with arguments.main_process_first():
+        start, last = _start(recipe, folder), last_whole_step(folder / STEPS)
+    student = Student(start, recipe, arguments.device)
     student.take_help(Path(recipe.model))
-    trainer = LookTrainer(student, recipe, folder)
-    last = last_whole_step(folder / STEPS)
+    trainer = LookTrainer(student, recipe, folder, arguments, looks, measured)
+    if trainer.is_world_process_zero():
+        (folder / FILE).write_text(to_yaml(recipe))
     trainer.train(resume_from_checkpoint=str(last) if last else None)
-    history = trainer.state.log_history
-    (folder / "history.json").write_text(json.dumps(history, indent=1))
-    curves.draw(history, folder / "curves.png")
-    student.finish(folder / "checkpoint")
+    if trainer.is_world_process_zero():
+        history = trainer.state.log_history
+        (folder / "history.json").write_text(json.dumps(history, indent=1))
+        curves.draw(history, folder / "curves.png")
+        student.finish(folder / "checkpoint")
     return folder / "checkpoint"
 
 
@@ -117,16 +136,25 @@ def _start(recipe: Recipe, folder: Path) -> str:
     """The checkpoint to start from; a new one is made in the folder."""
     if recipe.model != "new":
         return recipe.model
-    start = folder / "start"
-    if not (start / "config.json").is_file():
-        new_checkpoint(start, Path(recipe.new.tokenizer), Size(), recipe.new.image_scale, recipe.seed)
+    start, unfinished = folder / "start", folder / "start.part"
+    if not start.is_dir():
+        if not Path(recipe.new.tokenizer).is_file():
+            raise ConfigError(
+                f"new.tokenizer must name the tokenizer.json of the new model, not {recipe.new.tokenizer!r}"
+            )
+        shutil.rmtree(unfinished, ignore_errors=True)
+        new_checkpoint(unfinished, Path(recipe.new.tokenizer), Size(), recipe.new.image_scale, recipe.seed)
+        unfinished.rename(start)
     return str(start)
 
 
 def _arguments(recipe: Recipe, folder: Path, is_measured: bool) -> TrainingArguments:
-    looks = max(1, recipe.looks // int(os.environ.get("WORLD_SIZE", "1")))
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if recipe.looks % processes:
+        raise ConfigError(f"{recipe.looks} looks per step cannot be shared out evenly to {processes} processes")
+    looks = recipe.looks // processes
     at_once = looks if recipe.stage == "see" else 1  # questions fill the memory, pictures alone do not
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=recipe.steps,
         per_device_train_batch_size=at_once,
@@ -149,3 +177,6 @@ def _arguments(recipe: Recipe, folder: Path, is_measured: bool) -> TrainingArgum
         report_to=[],
         seed=recipe.seed,
     )
+    if arguments.n_gpu > 1:  # of one process: Trainer would copy the model to all, which takes no looks
+        arguments._n_gpu = 1
+    return arguments
