@@ -1,6 +1,6 @@
 """How well 3D boxes fit recorded truth, and what one costs, as JSON.
 
-python -m benchmarks.boxes ../shared/data/tum_fr3_cabinet ../shared/data/sim_pybullet_room [--noise 0.05]
+python -m benchmarks.boxes FOLDER… [--noise 0.05]
 
 Each folder holds depth images, poses and 3D boxes, described by a manifest.json. The 2D box is the outline of the
 object's mask, or of its projected 3D box where there are no masks, cut at the image's border; the depth answers are

@@ -1,6 +1,6 @@
 """Whether training data made from recordings is right: every answer against the recording, as JSON and a table.
 
-python -m benchmarks.data ../shared/data [--json FILE]
+python -m benchmarks.data DATA [--json FILE]
 
 Builds a data set from each recording and reads its shards again. Which image of the recording a picture shows is
 found by looking; depth, poses and disparity are read from the recording's own files by code that shares nothing with
