@@ -119,7 +119,7 @@ def test_a_whole_checkpoint_answers_and_is_measured(tmp_path, data, start):
     recipe = {**RECIPE, "model": str(start), "data": str(data), "method": "full", "steps": 2}
     recipe |= {"measure_every": 2, "measured_looks": 1, "questions": {**RECIPE["questions"], "objects": 0}}
     out = run(tmp_path, recipe, tmp_path / "out")
-    *_, measured = (e for e in history(out) if "eval_depth_parsed" in e)
+    (measured,) = (e for e in history(out) if "eval_depth_parsed" in e)
     assert measured["step"] == 2
     config = json.loads((out / "checkpoint" / "config.json").read_text())
     assert {part["dtype"] for part in (config, config["text_config"], config["vision_config"])} == {"float16"}

@@ -1,8 +1,9 @@
 """Help for models that start from nothing: losses that say early what the words of answers say late.
 
 A small model that is only taught text learns to see very slowly. These heads read what vision and the middle layers
-ought to know by then. They are thrown away after training: the checkpoint has the standard architecture. All targets
-come from questions and answers: for pictures, from all about them in their record of the data set.
+ought to know by then. They are no part of the model, which has the standard architecture, and lie beside its weights
+for another run to go on with. All targets come from questions and answers: for pictures, from all about them in their
+record of the data set.
 """
 
 from __future__ import annotations
