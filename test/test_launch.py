@@ -152,10 +152,14 @@ def test_what_is_not_given_is_left_to_the_parameter_file(values):
     assert node.named["parameters"][1] == expected
 
 
-def test_demo_looks_for_what_is_in_its_room():
-    content = yaml.safe_load((ros.ROOT / "config" / "demo.yaml").read_text())["/**"]["ros__parameters"]
-    values = {f"{group}.{name}": value for group, of_group in content.items() for name, value in of_group.items()}
-    assert list(Config().updated(values).objects.labels) == list(LABELS)
+@pytest.mark.usefixtures("stand_ins")
+def test_demo_waits_for_the_node_that_looks_for_what_is_in_its_room():
+    description = load(ros.ROOT / "launch" / "demo.launch.py")
+    ((simulator,), (node,)) = (actions(description, kind) for kind in ("Node", "IncludeLaunchDescription"))
+    (values,) = simulator.named["parameters"]
+    assert values["wait_for"] in TOPICS
+    file = Path(dict(node.named["launch_arguments"])["config"])
+    assert yaml.safe_load(file.read_text())["/**"]["ros__parameters"] == {"objects": {"labels": LABELS}}
 
 
 def test_parameter_file_is_what_the_code_says():
