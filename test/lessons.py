@@ -55,9 +55,9 @@ def sample(seed: int = 0, pictures: int = 1, things: bool = False) -> Sample:
 def facts(of: Sample) -> Facts:
     """What is known of the pictures of a sample: of those of a pair, each for itself, what is known of any one."""
     if len(of.pictures) == 1:
-        return Facts((of.exchanges,), ())
+        return Facts((of.exchanges,), (1.0,), ())
     first, second = (sample(seed, things=True).exchanges for seed in (0, 1))
-    return Facts((first, second), of.exchanges)
+    return Facts((first, second), (1.0, 0.75), of.exchanges)
 
 
 __all__ = ["LABELS", "facts", "mixture", "question", "sample"]

@@ -172,11 +172,12 @@ def test_of_the_pictures_of_a_sample_all_is_known_that_any_sample_of_its_record_
     numbers = {sample.key.removeprefix(f"{record.key}-"): i for i, sample in enumerate(record.samples)}
     first, second, _ = next(key for key in numbers if key.endswith("-matching")).split("-")
     alone = data.facts(numbers[first])
-    assert (alone.alone, alone.together) == ((exchanges[first],), ())
+    assert (alone.alone, alone.scales, alone.together) == ((exchanges[first],), (1.0,), ())
+    assert 0.7 < data.facts(numbers[f"{first}-{second}-pose"]).scales[0] < 0.8  # 750 / 1000 px, rounded
     for task in ("matching", "pose"):
         facts = data.facts(numbers[f"{first}-{second}-{task}"])  # of pictures at sizes of their own
         for found, asked in zip(facts.alone, (exchanges[first], exchanges[second]), strict=True):
-            assert found == tuple(e for e in asked if e.task == "grounding") != asked
+            assert found == tuple(e for e in asked if e.task != "objects") != asked
         assert facts.of_both("matching") == list(exchanges[f"{first}-{second}-matching"])
         assert facts.of_both("pose") == (list(exchanges[f"{first}-{second}-pose"]) if task == "pose" else [])
     back = data.facts(numbers[f"{second}-{first}-pose"])

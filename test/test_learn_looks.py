@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import checkpoints
@@ -13,7 +14,7 @@ from torch.testing import assert_close
 
 from vlm3_ros.learn.auxiliary import Auxiliary, total
 from vlm3_ros.learn.data import reading
-from vlm3_ros.learn.data.sample import Exchange, Facts, Sample
+from vlm3_ros.learn.data.sample import Exchange, Sample
 from vlm3_ros.learn.heads import VERDICT_LAYER, attention_loss, place_attention_loss
 from vlm3_ros.learn.lesson import IGNORED, Lesson, lesson
 from vlm3_ros.learn.looks import SharedPrefix, answer_loss, tree
@@ -216,14 +217,21 @@ def test_of_a_pair_both_pictures_are_learned_from():
     run, heads = SharedPrefix(checkpoints.loaded(Size(layers=5))), Auxiliary(TINY.hidden).pictures
     sample = lessons.sample(pictures=2)
     known = lessons.facts(sample)
-    (first, second), together = known.alone, known.together
+    first, second = known.alone
     with torch.no_grad():
         prefix = run.read(run.see(sample.pictures))
         both = heads(known, prefix)
-        each = [heads(Facts(alone, together), prefix) for alone in ((first, ()), ((), second))]
+        each = [heads(replace(known, alone=alone), prefix) for alone in ((first, ()), ((), second))]
     for name in ("seen depth", "seen thing", "seen box"):
         assert each[0][name] != each[1][name]
         assert_close(both[name], (each[0][name] + each[1][name]) / 2)
+
+
+def test_what_is_shown_smaller_is_as_much_farther_off():
+    heads, picture = Auxiliary(TINY.hidden).pictures, torch.randn(3, 4, TINY.hidden)
+    places = torch.rand(5, 2)
+    nearer = heads.log_depths(picture, 1.0, places) - heads.log_depths(picture, 0.5, places)
+    assert_close(nearer, torch.full((5,), math.log(2.0)))
 
 
 def test_pictures_seen_together_are_as_if_seen_alone():

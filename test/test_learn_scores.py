@@ -133,6 +133,13 @@ def test_a_look_is_asked_as_many_questions_as_the_recipe_says(mixture, is_brief)
     assert all(sum(tasks[task] > 0 for task in ("depth", "matching", "pose")) == 1 for tasks in found)
 
 
+def test_in_some_looks_there_is_only_to_see(mixture):
+    looks = Curriculum(Recipe().updated({"steps": 20, "looks": 5, "asked": 0.25}), mixture)
+    asked = [bool(looks[i].sample.exchanges) for i in range(100)]
+    assert 0.15 < sum(asked) / 100 < 0.35
+    assert all(any(looks[i].facts.alone) for i in range(100))
+
+
 def test_looks_of_which_nothing_would_be_asked_are_not_taken(mixture):
     nothing = {f"questions.{task}": 0 for task in ("objects", "grounding", "pose")}
     looks = Curriculum(Recipe().updated({"steps": 4, "looks": 5, **nothing}), mixture)

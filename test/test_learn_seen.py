@@ -37,7 +37,8 @@ class Knowing:
     def __init__(self, facts: Facts, beside: float = 0.0):
         self._facts, self._beside = facts, beside
 
-    def log_depths(self, picture, places):
+    def log_depths(self, picture, scale, places):
+        assert scale == 1.0
         asked = [exchange for exchange in self._facts.alone[0] if exchange.task == "depth"]
         assert torch.equal(places, places_asked(asked))
         return depths_answered(asked).log() + self._beside

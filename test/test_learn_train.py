@@ -70,12 +70,17 @@ def losses(out: Path) -> list[float]:
 
 
 HELPED = {"auxiliary": True, "brief": 0.5, "questions": {**RECIPE["questions"], "objects": 3, "grounding": 2}}
-SEE = {"stage": "see", "optimizer": "muon", "measure_every": 8, "measured_looks": 1}
+SEE = {"asked": 0.0, "optimizer": "muon", "measure_every": 8, "measured_looks": 1}
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"method": "full"}, {"method": "full", **HELPED}, {"method": "full", **SEE}, {"method": "qlora", "rank": 4}],
+    [
+        {"method": "full"},
+        {"method": "full", **HELPED, "asked": 0.5},
+        {"method": "full", **SEE},
+        {"method": "qlora", "rank": 4},
+    ],
 )
 def test_a_run_killed_in_mid_step_goes_on_to_the_same_losses(tmp_path, data, start, changes):
     recipe = {**RECIPE, "model": str(start), "data": str(data), "steps": 8, **changes}
@@ -92,7 +97,7 @@ def test_a_run_killed_in_mid_step_goes_on_to_the_same_losses(tmp_path, data, sta
     run(tmp_path, recipe, killed)
     assert len(losses(whole)) == 8
     assert_allclose(losses(killed), losses(whole), rtol=1e-5)
-    if "stage" in changes:  # losses of pictures alone depend on what a look is of
+    if "asked" in changes:  # losses of pictures alone depend on what a look is of
         assert any("eval_seen_depth_delta1" in entry for entry in history(whole))
     else:
         assert losses(whole)[-1] < losses(whole)[0]
@@ -178,7 +183,7 @@ def test_auxiliary_losses_need_layers_to_read_from(tmp_path, data):
 
 def test_heads_that_an_earlier_run_did_not_have_start_anew_and_are_named(tmp_path, start, caplog):
     recipe = Recipe().updated({"model": str(start), "method": "full", "auxiliary": True})
-    student = Student(str(start), recipe, torch.device("cpu"))
+    student = Student(str(start), recipe, torch.device("cpu", 0))  # as torchrun names it
     student.save(tmp_path)
     heads = torch.load(tmp_path / "auxiliary.pt", weights_only=True)
     torch.save({name: 0.0 * head for name, head in heads.items() if "verdict" not in name}, tmp_path / "auxiliary.pt")

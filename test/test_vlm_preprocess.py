@@ -1,5 +1,6 @@
 """Patches: the same as those of transformers' own image processor."""
 
+import checkpoints
 import numpy as np
 import pytest
 import torch
@@ -53,6 +54,14 @@ def test_with_a_resize_they_are_a_few_grey_levels_off(rng, height, width):
     levels = (got - expected).abs() * 127.5  # 8-bit grey levels
     assert levels.mean() < 0.25
     assert levels.max() <= 4.0
+
+
+def test_patches_are_embedded_as_by_their_convolution(rng):
+    checkpoint = checkpoints.loaded(checkpoints.TINY)
+    embed = checkpoint.model.model.visual.patch_embed
+    pixels, *_ = checkpoint.pixels([Picture(smooth(rng, 64, 96), (96, 64))])
+    expected = embed.proj(pixels.view(-1, embed.in_channels, *embed.proj.kernel_size)).flatten(1)
+    torch.testing.assert_close(embed(pixels), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_token_is_a_square_of_the_image(rng):

@@ -18,7 +18,8 @@ KINDS = tuple(OF_KIND)
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """A sample, all that is known of its pictures, and whether what is constant in its text is left out."""
+    """A sample, without questions where there is only to see, all that is known of its pictures, and whether what is
+    constant in its text is left out."""
 
     sample: Sample
     facts: Facts
@@ -49,7 +50,10 @@ class Curriculum:
         data, samples, _ = parts[rng.choice(len(parts), p=_normalized([weight for *_, weight in parts]))]
         is_brief = bool(rng.random() < self._brief(number / len(self)))
         which = samples[rng.integers(len(samples))]
-        return Look(some_questions(data[which], self._recipe, rng, is_brief), data.facts(which), is_brief)
+        sample = some_questions(data[which], self._recipe, rng, is_brief)
+        if rng.random() >= self._recipe.asked:
+            sample = replace(sample, exchanges=())
+        return Look(sample, data.facts(which), is_brief)
 
     def _brief(self, done: float) -> float:
         """The share of brief looks when so much of a run is done: it falls evenly, and its mean is the recipe's."""
@@ -85,7 +89,7 @@ def some_questions(sample: Sample, recipe: Recipe, rng: np.random.Generator, is_
 
 def _taught(recipe: Recipe, kind: str) -> set[str]:
     """The tasks for which looks of a kind are taken."""
-    return {task for task in OF_KIND[kind] if recipe.stage == "see" or getattr(recipe.questions, task) > 0}
+    return {task for task in OF_KIND[kind] if recipe.asked == 0.0 or getattr(recipe.questions, task) > 0}
 
 
 def _of_kind(mixture: Mixture, tasks: set[str]) -> list[tuple[DataSet, list[int], float]]:

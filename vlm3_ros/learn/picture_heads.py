@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from zlib import crc32
 
@@ -28,6 +29,7 @@ class PictureHeads(nn.Module):
     def __init__(self, hidden: int, place: PlaceHead):
         super().__init__()
         self.cells = nn.Linear(hidden, CELLS**2)
+        self.by_scale = nn.Parameter(torch.ones(()))
         self.feature = nn.Linear(hidden, CHANNELS, bias=False)
         self.thing = nn.Linear(hidden, CHANNELS)
         self.names = nn.Embedding(NAMES, CHANNELS)
@@ -45,25 +47,29 @@ class PictureHeads(nn.Module):
         to where, and which of two pictures' tokens show the same."""
         pictures = by_picture(visual.sizes, visual.tokens)
         of_each = []
-        for picture, exchanges in zip(pictures, facts.alone, strict=True):
+        for picture, scale, exchanges in zip(pictures, facts.scales, facts.alone, strict=True):
             by_task = _by_task(exchanges)
             if "depth" in by_task:
-                of_each.append(self._depths(picture, by_task["depth"]))
+                of_each.append(self._depths(picture, scale, by_task["depth"]))
             if "grounding" in by_task:
                 of_each.append(self._things(picture, by_task["grounding"]))
         if matches := facts.of_both("matching"):
             of_each.append(self._alike(pictures[0], pictures[1], matches))
         return _means(of_each)
 
-    def _depths(self, picture: Tensor, exchanges: Sequence[Exchange]) -> dict[str, Tensor]:
+    def _depths(self, picture: Tensor, scale: float, exchanges: Sequence[Exchange]) -> dict[str, Tensor]:
         """How far it is, at several places in each token."""
-        read = self.log_depths(picture, places_asked(exchanges))
+        read = self.log_depths(picture, scale, places_asked(exchanges))
         logs = depths_answered(exchanges).log().to(read.device)
         return {"seen depth": F.smooth_l1_loss(read, logs, beta=0.1)}
 
-    def log_depths(self, picture: Tensor, places: Tensor) -> Tensor:
-        """Log-depths [N] at places [N, 2] of a picture's tokens [rows, columns, hidden]."""
-        return sampled(of_cells(self.cells(picture)), places)[:, 0]
+    def log_depths(self, picture: Tensor, scale: float, places: Tensor) -> Tensor:
+        """Log-depths [N] at places [N, 2] of a picture's tokens [rows, columns, hidden].
+
+        What is shown smaller looks farther off by as much, to one who goes by sizes alone; how far that is so is
+        learned. Without it, pictures at several scales would teach not to go by sizes at all.
+        """
+        return sampled(of_cells(self.cells(picture)), places)[:, 0] + self.by_scale * math.log(scale)
 
     def _alike(self, first: Tensor, second: Tensor, exchanges: Sequence[Exchange]) -> dict[str, Tensor]:
         """Which token of the second picture shows what a place of the first does."""

@@ -22,7 +22,7 @@ BRIEFER = 4  # times as many questions in a look without constant text
 
 @dataclass(frozen=True)
 class Questions:
-    """How many questions of a task a look is asked, of those that its sample has; none in the stage see."""
+    """How many questions of a task a look is asked, of those that its sample has."""
 
     depth: int = setting(10, "per look at one image", 0, 1000)
     objects: int = setting(2, "per look at one image", 0, 1000)
@@ -69,10 +69,8 @@ class Recipe:
         choices=("full", "lora", "qlora"),
     )
     rank: int = setting(32, "of the adapters (their alpha is twice that)", 1, 1024)
-    stage: str = setting(
-        "answer",
-        "see: pictures alone, by auxiliary losses, nothing is asked; answer: by questions and answers",
-        choices=("see", "answer"),
+    asked: float = setting(
+        1.0, "share of looks in which something is asked; in others auxiliary losses teach to see", 0.0, 1.0
     )
     brief: float = setting(
         0.0,
@@ -81,9 +79,7 @@ class Recipe:
         0.0,
         1.0,
     )
-    auxiliary: bool = setting(
-        False, "auxiliary losses on vision and middle layers, for models that start from nothing"
-    )
+    auxiliary: bool = setting(False, "auxiliary losses on vision and middle layers where something is asked, too")
     digits: Digits = field(default_factory=Digits)
     optimizer: str = setting(
         "adamw",

@@ -36,9 +36,10 @@ def seen(run: SharedPrefix, heads: PictureHeads, looks: Iterable[Look]) -> dict[
     for look in looks:
         visual = run.see(look.sample.pictures)
         if len(look.sample.pictures) == 1:
-            (picture,), (known,) = by_picture(visual.sizes, visual.tokens), look.facts.alone
+            (picture,) = by_picture(visual.sizes, visual.tokens)
+            (known,), (scale,) = look.facts.alone, look.facts.scales
             if asked := [exchange for exchange in known if exchange.task == "depth"]:
-                depths.append((heads.log_depths(picture, places_asked(asked)).exp(), depths_answered(asked)))
+                depths.append((heads.log_depths(picture, scale, places_asked(asked)).exp(), depths_answered(asked)))
         else:
             prefix = run.read(visual)
             if asked := look.facts.of_both("matching"):

@@ -38,7 +38,7 @@ class Student(nn.Module):
         torch.manual_seed(recipe.seed)  # adapters and help start at random
         self.model = self._trainable(self.checkpoint)
         self.run = SharedPrefix(self.checkpoint, recipe.recompute)
-        helped = recipe.auxiliary or recipe.stage == "see"
+        helped = recipe.auxiliary or recipe.asked < 1.0
         if helped and len(self.run.language.layers) <= VERDICT_LAYER:
             raise ConfigError(f"auxiliary losses need a model with more than {VERDICT_LAYER} text layers")
         self.help = Auxiliary(self.run.language.hidden).to(self.checkpoint.device) if helped else None
@@ -58,7 +58,8 @@ class Student(nn.Module):
         device = self.checkpoint.device.type
         cast = self._recipe.precision == "bf16"
         with torch.autocast(device, torch.bfloat16) if cast else nullcontext():
-            parts = self._seen(looks) if self._recipe.stage == "see" else [self._answered(look) for look in looks]
+            parts = [self._answered(look) for look in looks if look.sample.exchanges]
+            parts += self._seen([look for look in looks if not look.sample.exchanges])
         self._parts += [{name: loss.detach() for name, loss in part.items()} for part in parts]
         return {"loss": torch.stack([part["loss"] for part in parts]).mean()}
 
@@ -71,6 +72,8 @@ class Student(nn.Module):
 
     def _seen(self, looks: list[Look]) -> list[dict[str, Tensor]]:
         """The losses of looks where nothing is asked: all pictures go through the vision tower at once."""
+        if not looks:
+            return []
         assert self.help is not None
         parts = []
         pictures = [look.sample.pictures for look in looks]
@@ -141,7 +144,7 @@ class Student(nn.Module):
                 log.warning("auxiliary heads that %s does not have start anew: %s", folder, ", ".join(new))
 
     def _heads(self, folder: Path) -> dict[str, Tensor]:
-        return torch.load(folder / HELP, map_location=self.checkpoint.device, weights_only=True)
+        return torch.load(folder / HELP, map_location="cpu", weights_only=True)  # "cpu:0" it cannot
 
 
 def _mean(parts: list[dict[str, Tensor]], name: str) -> float:

@@ -81,7 +81,7 @@ class LookTrainer(Trainer):
         measured: dict[str, float] = {}
         if student.help is not None:
             measured |= seen(student.run, student.help.pictures, self._measured)
-        if self._recipe.stage == "answer":
+        if self._recipe.asked > 0.0:
             measured |= scores(Engine(student.checkpoint), [look.sample for look in self._measured])
         student.train()
         metrics = {f"eval_{name.replace(' ', '_')}": value for name, value in measured.items()}
@@ -159,7 +159,7 @@ def _arguments(recipe: Recipe, folder: Path, is_measured: bool) -> TrainingArgum
     if recipe.looks % processes:
         raise ConfigError(f"{recipe.looks} looks per step cannot be shared out evenly to {processes} processes")
     looks = recipe.looks // processes
-    at_once = looks if recipe.stage == "see" else 1  # questions fill the memory, pictures alone do not
+    at_once = looks if recipe.asked < 1.0 else 1  # models that learn to see are small; questions fill the memory
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=recipe.steps,

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from vlm3_ros.vlm.checkpoint import CheckpointInfo, inspect
 from vlm3_ros.vlm.interface import ModelError, Picture
@@ -146,7 +147,18 @@ def _model(info: CheckpointInfo, device: torch.device, precision: str) -> Any:
     if report["missing_keys"]:
         some = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModelError(f"{info.folder} lacks weights ({some}, …): the download is damaged or not a Qwen3-VL")
+    _embed_patches_by_product(model.model.visual.patch_embed)
     return model.eval().requires_grad_(False)
+
+
+def _embed_patches_by_product(embed: Any) -> None:
+    """Patches do not overlap, so their convolution is a matrix product: 2 to 7 times as fast on a CPU."""
+
+    def forward(patches: Tensor) -> Tensor:
+        weight = embed.proj.weight.flatten(1)
+        return F.linear(patches.to(weight.dtype), weight, embed.proj.bias)
+
+    embed.forward = forward
 
 
 def _has_bf16(device: torch.device) -> bool:

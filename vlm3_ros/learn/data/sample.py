@@ -33,10 +33,11 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """All that the record of a sample asks about its pictures, in whichever of its samples; what is in metres only
-    where it is asked at the size at which this sample shows them."""
+    """All that the record of a sample asks about its pictures, in whichever of its samples; lengths and motions only
+    where they are asked at the size at which this sample shows them."""
 
     alone: tuple[tuple[Exchange, ...], ...]  # of each picture
+    scales: tuple[float, ...]  # width of each picture as a fraction of that at which its depths are asked, 1 without
     together: tuple[Exchange, ...]  # of both, in this order
 
     def of_both(self, task: str) -> list[Exchange]:

@@ -29,7 +29,7 @@ from vlm3_ros.vlm import Picture
 
 JPEG_QUALITY = 95
 MANIFEST = "manifest.json"
-METRIC = {"depth", "objects", "pose"}  # tasks whose answers are in metres
+OF_SIZE = {"objects", "pose"}  # tasks whose answers are right at one size of a picture only
 FORMAT = 2  # of what is written; 1 asked for all names in one question
 
 
@@ -186,17 +186,24 @@ class _Shard:
     def facts(self, record: str, index: int) -> Facts:
         pictures = self._record(record)[index]["pictures"]
         together = self._about(record, pictures) if len(pictures) > 1 else ()
-        return Facts(tuple(self._about(record, [picture]) for picture in pictures), together)
+        alone = tuple(self._about(record, [picture]) for picture in pictures)
+        return Facts(alone, tuple(self._scale(record, picture) for picture in pictures), together)
 
     def _about(self, record: str, pictures: list[list[Any]]) -> tuple[Exchange, ...]:
-        """What samples that show just the images of these pictures ask; metres only of those that show them at the
-        same size, because how far and how large things are that look so large depends on it."""
+        """What samples that show just the images of these pictures ask."""
         found: list[Exchange] = []
         for number, entry in enumerate(self._record(record)):
             if _images(entry["pictures"]) == _images(pictures):
                 asked = self.exchanges(record, number)
-                found += [e for e in asked if e.task not in METRIC or entry["pictures"] == pictures]
+                found += [e for e in asked if e.task not in OF_SIZE or entry["pictures"] == pictures]
         return tuple(found)
+
+    def _scale(self, record: str, picture: list[Any]) -> float:
+        """The width of a picture as a fraction of that at which the depths of its image are asked."""
+        for entry in self._record(record):
+            if _images(entry["pictures"]) == [picture[0]] and any(task == "depth" for task, *_ in entry["exchanges"]):
+                return picture[1][0] / entry["pictures"][0][1][0]
+        return 1.0
 
     @lru_cache(maxsize=8)  # noqa: B019  (as many shards as a data set has, and they live as long)
     def _record(self, key: str) -> list[dict[str, Any]]:
