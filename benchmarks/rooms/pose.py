@@ -18,11 +18,13 @@ from vlm3_ros.tasks import Refusal
 
 ROWS = {
     **{f"auc{deg}": f"AUC@{deg}°" for deg in AUC_DEG},
+    "auc30_far": "AUC@30° where the camera moved at least 20 cm",
     "rotation_deg_median": "median error of the rotation, °",
     "direction_deg_median": "median error of the direction, °",
     "length_rel_median": "median relative error of the length",
     "answered": "share of pairs answered",
 }
+FAR_M = 0.2  # the directions of shorter moves are told by a pixel or two
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +43,13 @@ def ask(place: Place, show: Show, config: Config) -> Record | None:
 
 
 def measure(records: Sequence[Record]) -> dict[str, float]:
-    errors = pair_errors([record.found for record in records], [record.true for record in records])
-    return {**errors, "answered": errors["answered"] / errors["pairs"]}
+    errors = _errors(records)
+    far = [record for record in records if np.linalg.norm(record.true[:3, 3]) >= FAR_M]
+    return {**errors, "auc30_far": _errors(far)["auc30"], "answered": errors["answered"] / errors["pairs"]}
+
+
+def _errors(records: Sequence[Record]) -> dict[str, float]:
+    return pair_errors([record.found for record in records], [record.true for record in records])
 
 
 def constant(other: Sequence[Record]) -> Callable[[Record], Record]:

@@ -25,7 +25,7 @@ def draw(history: Sequence[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     is_measured = any(name in entry for entry in history for name in MEASURED)
-    figure = Figure(figsize=(8.0, 7.0 if is_measured else 4.0), layout="constrained")
+    figure = Figure(figsize=(10.0, 7.0 if is_measured else 4.0), layout="constrained")
     upper, *lower = figure.subplots(1 + is_measured, 1, sharex=True, squeeze=False)[:, 0]
     logged = [entry for entry in history if "loss" in entry]
     names = {name for entry in logged for name in entry if name.startswith("answers to ")}
@@ -40,7 +40,7 @@ def draw(history: Sequence[dict[str, Any]], path: Path) -> None:
     for axes in (upper, *lower):
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize="small")
+            axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.savefig(path, dpi=110)
 
 
