@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import checkpoints
@@ -19,6 +20,7 @@ from numpy.testing import assert_allclose
 from safetensors.torch import load_file, save_file
 
 from vlm3_ros.config import ConfigError
+from vlm3_ros.learn.curriculum import Look
 from vlm3_ros.learn.recipe import Recipe
 from vlm3_ros.learn.student import Student
 from vlm3_ros.vlm.engine import Engine
@@ -179,6 +181,18 @@ def test_auxiliary_losses_need_layers_to_read_from(tmp_path, data):
     recipe = Recipe().updated({"model": str(few), "method": "full", "auxiliary": True})
     with pytest.raises(ConfigError, match="more than 4 text layers"):
         Student(recipe.model, recipe, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("auxiliary", [False, True])
+def test_what_is_asked_teaches_heads_only_if_the_recipe_says_so(start, auxiliary):
+    recipe = Recipe().updated({"model": str(start), "method": "full", "asked": 0.5, "auxiliary": auxiliary})
+    student = Student(str(start), recipe, torch.device("cpu"))
+    sample = lessons.sample()
+    asked = Look(sample, lessons.facts(sample), is_brief=False)
+    student([asked])
+    assert ("seen depth" in student.told()) is auxiliary
+    student([replace(asked, sample=replace(sample, exchanges=()))])
+    assert "seen depth" in student.told()
 
 
 def test_heads_that_an_earlier_run_did_not_have_start_anew_and_are_named(tmp_path, start, caplog):

@@ -165,8 +165,11 @@ def test_forced_text_and_free_text_are_the_same(planted, rows):
     assert all(0.0 < d.mass <= 1.0 + 1e-6 for answer in numbers for d in answer.numbers)
 
 
-def test_templates_save_passes(planted):
-    questions = depth_questions(24, max_tokens=64)
+def test_templates_save_passes(planted, rows):
+    questions = depth_questions(40, max_tokens=64)
+    ask(Engine(planted, distributions=False), PICTURES[:1], questions)
+    held = [q for q, row in zip(questions[8:], rows[8:], strict=True) if not row.failed]
+    assert len(held) >= 8  # which others leave the template, and where, is up to rounding
 
     def passes(**options):
         vlm = Engine(planted, distributions=False, **options)
@@ -181,10 +184,10 @@ def test_templates_save_passes(planted):
                 return greedy(hidden)
 
             vlm.language.greedy = counted
-            view.ask(questions[8:])
+            view.ask(held)
         return count
 
-    assert passes() < 0.9 * passes(templates=False)
+    assert passes() < 0.75 * passes(templates=False)
 
 
 def test_all_kinds_of_questions_in_one_call():

@@ -56,9 +56,10 @@ def test_with_a_resize_they_are_a_few_grey_levels_off(rng, height, width):
     assert levels.max() <= 4.0
 
 
-def test_patches_are_embedded_as_by_their_convolution(rng):
+def test_patches_are_embedded_as_by_their_convolution(rng, monkeypatch):
     checkpoint = checkpoints.loaded(checkpoints.TINY)
     embed = checkpoint.model.model.visual.patch_embed
+    monkeypatch.setattr(embed.proj, "bias", torch.nn.Parameter(torch.randn_like(embed.proj.bias)))  # 0 at first
     pixels, *_ = checkpoint.pixels([Picture(smooth(rng, 64, 96), (96, 64))])
     expected = embed.proj(pixels.view(-1, embed.in_channels, *embed.proj.kernel_size)).flatten(1)
     torch.testing.assert_close(embed(pixels), expected, rtol=1e-5, atol=1e-5)

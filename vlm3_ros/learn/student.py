@@ -94,7 +94,8 @@ class Student(nn.Module):
             for answered in result.answered
         }
         loss = torch.stack(list(losses.values())).mean()
-        if self.help is not None:
+        if self._recipe.auxiliary:
+            assert self.help is not None
             with self._exact():
                 helped = self.help.pictures(look.facts, result.prefix) | self.help.questions(result)
             losses, loss = losses | helped, loss + total(helped)
