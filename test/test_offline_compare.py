@@ -64,8 +64,9 @@ def evaluated(folder: Path, abs_rel: dict[int, float | str], source: str = "/dat
     """A run folder as `vlm3 evaluate` leaves it, of frames with one number each, by their second."""
     folder.mkdir()
     name = metrics.pop("name", "depth.abs_rel")
-    settings = {"depth.points": metrics.pop("points", 432)}
-    (folder / "run.json").write_text(json.dumps({"source": source, "settings": settings}))
+    settings, weights = {"depth.points": metrics.pop("points", 432)}, {"bundled": metrics.pop("weights", "aa")}
+    about = {"source": source, "settings": settings, "weights": weights}
+    (folder / "run.json").write_text(json.dumps(about))
     (folder / "evaluation.json").write_text(json.dumps({"truth": source}))
     numbers = {"depth": {"abs_rel": 0.5}, "trajectory": metrics}
     (folder / "metrics.json").write_text(json.dumps(numbers))
@@ -122,7 +123,9 @@ def test_what_could_be_chance_among_many_is_not_sure(tmp_path, capsys):
 
 def test_only_common_frames_are_compared_and_differences_are_said(tmp_path, capsys):
     a = evaluated(tmp_path / "a", dict.fromkeys(range(10), 0.2) | {20: 9.0}, ate_m=1.0)
-    b = evaluated(tmp_path / "b", dict.fromkeys(range(2, 14), 0.2), source="/data/b", points=48, ate_m=1.0)
+    b = evaluated(
+        tmp_path / "b", dict.fromkeys(range(2, 14), 0.2), source="/data/b", points=48, weights="bb", ate_m=1.0
+    )
     assert vlm3("compare", a, b) == 0
     shown = capsys.readouterr().out
     for text in (
@@ -131,6 +134,7 @@ def test_only_common_frames_are_compared_and_differences_are_said(tmp_path, caps
         "only A has, not compared: 3",
         "only B has, not compared: 4",
         "depth.points: 432 in A, 48 in B",
+        "bundled: other weights in A than in B",
         "depth.abs_rel                         8         0.2         0.2",
     ):
         assert text in shown

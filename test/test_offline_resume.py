@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import checkpoints
 import doubles
 import pytest
 import ros
@@ -70,6 +71,16 @@ def test_finished_run_is_left_alone_and_another_one_is_refused(bag, tmp_path, ca
     assert vlm3("run", bag, "--out", out, *settings(request.node.name, "depth.points=40")) == 1
     assert "other settings (depth.points: 432 there, 40 now)" in capsys.readouterr().err
     assert sorted(p.name for p in out.iterdir()) == ["bag", "config.yaml", "frames.csv", "run.json", "trajectory.txt"]
+
+
+def test_run_of_other_weights_of_the_same_name_is_refused(bag, tmp_path, capsys):
+    command = ("run", bag, "--out", tmp_path / "out", "--model", tmp_path / "model", "--set", "node.tasks=[depth]")
+    checkpoints.make(tmp_path / "model", seed=0)
+    assert vlm3(*command) == 0
+    assert vlm3(*command) == 0
+    checkpoints.make(tmp_path / "model", seed=1)
+    assert vlm3(*command) == 1
+    assert f"other weights ({tmp_path / 'model'}: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("part", ["_table", "_trajectory", "McapWriter.finish"])

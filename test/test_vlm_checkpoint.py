@@ -2,11 +2,13 @@
 
 import json
 import logging
+import shutil
 from dataclasses import replace
 
 import checkpoints
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from vlm3_ros.vlm import ModelError
 from vlm3_ros.vlm.checkpoint import inspect
@@ -36,6 +38,16 @@ def test_what_is_right_is_found(folder):
     info = inspect(str(folder))
     assert info.quantization is None
     assert info.file_bytes == (folder / "model.safetensors").stat().st_size
+
+
+def test_weights_are_told_from_others_wherever_they_lie(folder, tmp_path):
+    known = inspect(str(folder)).fingerprint
+    shutil.copytree(folder, tmp_path / "copy")
+    assert inspect(str(tmp_path / "copy")).fingerprint == known
+    weights = load_file(folder / "model.safetensors")
+    trained = {name: values + (1e-3 if "layers.1" in name else 0.0) for name, values in weights.items()}
+    save_file(trained, folder / "model.safetensors")
+    assert inspect(str(folder)).fingerprint != known
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from vlm3_ros.offline.results import Results, RunError, write_whole
 from vlm3_ros.offline.run import Run, output_topics
 from vlm3_ros.offline.sources import Choices, Source, SourceError
 from vlm3_ros.vlm import ModelError
-from vlm3_ros.vlm.factory import models_for
+from vlm3_ros.vlm.factory import fingerprints, models_for
 from vlm3_ros.vlm.models import Models
 
 
@@ -89,4 +89,5 @@ class Worker:
             "choices": {**asdict(job.choices), "intrinsics": list(job.choices.intrinsics)},
             "depth_png": job.depth_png,
             "settings": settings.to_parameters(self._config),
+            "weights": fingerprints(self._config),
         }

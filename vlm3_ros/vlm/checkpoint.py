@@ -6,6 +6,7 @@ model.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ MODEL_TYPE = "qwen3_vl"
 BUNDLED = "bundled"  # name of the small checkpoint that comes with the package
 NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8  # a weight in NF4 with double quantization (QLoRA, arXiv 2305.14314)
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+SAMPLES, SAMPLE_BYTES = 256, 16_384  # of a weight file, evenly spread: training changes weights everywhere
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,19 @@ class CheckpointInfo:
         """Number of weights, roughly; of a checkpoint that was not saved quantized."""
         dtype = self.config.get("dtype") or self.config.get("torch_dtype") or "bfloat16"
         return self.file_bytes / BYTES.get(dtype, 2)
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells the weights from others of the same name, by a part of the files that is read in no time."""
+        digest = hashlib.sha256()
+        for file in _weight_files(self.folder):
+            size = file.stat().st_size
+            digest.update(size.to_bytes(8, "little"))
+            with file.open("rb") as content:
+                for sample in range(SAMPLES):
+                    content.seek(sample * max(0, size - SAMPLE_BYTES) // (SAMPLES - 1))
+                    digest.update(content.read(SAMPLE_BYTES))
+        return digest.hexdigest()[:16]
 
     def memory_bytes(self, precision: str) -> int:
         """Weights in memory at a precision of `loading.load` (not "auto"), roughly."""

@@ -7,6 +7,7 @@ import logging
 from functools import cached_property
 
 from vlm3_ros.config import Config, VlmConfig
+from vlm3_ros.vlm.checkpoint import inspect
 from vlm3_ros.vlm.interface import VLM, ModelError
 from vlm3_ros.vlm.models import Models, Source
 from vlm3_ros.vlm.served import ServedSource
@@ -26,10 +27,28 @@ def models_for(config: Config) -> Models:
     checkpoints = {task: getattr(config.vlm.checkpoint, task) for tasks in ASKS.values() for task in tasks}
     checkpoints["objects"] = config.vlm.checkpoint.objects
     source = _source(config)
-    for task in config.node.tasks:
-        for asked in ASKS[task]:
-            source.memory_bytes(checkpoints[asked])  # reads its files or asks its server, so it has to be there
+    for name in _asked(config):
+        source.memory_bytes(name)  # reads its files or asks its server, so it has to be there
     return Models(checkpoints, source, config.vlm.memory_budget_gb)
+
+
+def fingerprints(config: Config) -> dict[str, str]:
+    """What tells the weights behind the configured tasks from others, by name; served models show none.
+
+    Raises ModelError where there is no such checkpoint.
+    """
+    names = [] if config.vlm.test_double else [name for name in _asked(config) if not _is_served(name)]
+    return {name: inspect(name).fingerprint for name in names}
+
+
+def _asked(config: Config) -> list[str]:
+    """The names of the models that are asked, each once."""
+    tasks = [asked for task in config.node.tasks for asked in ASKS[task]]
+    return sorted({getattr(config.vlm.checkpoint, task) for task in tasks})
+
+
+def _is_served(name: str) -> bool:
+    return name.startswith(("http://", "https://"))
 
 
 def _source(config: Config) -> Source:
@@ -54,7 +73,7 @@ class _ByName:
         return LocalSource(s.device, s.precision, s.chunk, s.distributions)
 
     def _of(self, name: str) -> Source:
-        return self._served if name.startswith(("http://", "https://")) else self._local
+        return self._served if _is_served(name) else self._local
 
     def memory_bytes(self, name: str) -> int:
         return self._of(name).memory_bytes(name)
