@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from vlm3_ros.geometry.motion import LOST_VARIANCE
 from vlm3_ros.perception import Scene
 from vlm3_ros.tasks import Question, Reason, matching, pose
 from vlm3_ros.tasks.pose import PoseAnswer
-from vlm3_ros.vlm import Answer
+from vlm3_ros.vlm import Answer, Distribution
 
 # --------------------------------------------------------------------------------------------------------- matches
 
@@ -112,6 +113,34 @@ def test_refused_answers_give_no_pose_and_leave_the_keyframe():
     focal = unified(CAMERA, 750.0, 1600).focal / 750.0
     np.testing.assert_allclose(scenes[2].pose.T[:3, 3], [0, 0, focal])
     assert [int(pictures[0].pixels[0, 0, 0]) for pictures in model.looks] == [0, 0, 2]
+
+
+KNOWN = [[0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0], [2.0]]  # the numbers of the four answers
+
+
+@pytest.mark.parametrize(
+    ("statistic", "numbers", "metres"),
+    [
+        ("greedy", KNOWN, 1.0),
+        ("median", KNOWN, 2.0),
+        ("median", [[]] * 4, 1.0),  # a model that gives no distributions
+        ("median", [*KNOWN[:3], [np.nan]], 1.0),  # one that was lost on the way
+    ],
+)
+def test_the_motion_is_that_of_the_text_or_of_medians_where_all_are_known(statistic, numbers, metres):
+    model = scripted_poses({1: one_metre()})
+    reply, of_each = model.reply, iter(numbers)
+    model.reply = lambda question: replace(reply(question), numbers=tuple(map(surely, next(of_each))))
+    eyes = perception(model, {"pose.statistic": statistic})
+    eyes.perceive(frame(), {"pose"})
+    T = eyes.perceive(frame(1), {"pose"}).pose.T
+    np.testing.assert_allclose(T[:3, 3], [0, 0, metres * unified(CAMERA, 750.0, 1600).focal / 750.0])
+
+
+def surely(value: float) -> Distribution:
+    """One value, or none at all for NaN."""
+    values = np.array([value])[np.isfinite([value])]
+    return Distribution(values, np.ones_like(values))
 
 
 @pytest.mark.parametrize(("angle", "agrees"), [(30.0, True), (21.0, True), (19.0, False), (41.0, False)])

@@ -204,6 +204,12 @@ class PoseConfig:
     keyframe_rotation_deg: float = setting(
         15.0, "a new keyframe after this rotation, in degrees", 0.0, 180.0, live=True
     )
+    statistic: str = setting(
+        "greedy",
+        "numbers taken from answers: greedy text, or medians of their digits' distributions",
+        choices=("greedy", "median"),
+        live=True,
+    )
     max_disagreement_deg: float = setting(
         10.0,
         "refuse answers whose rotation angle and Euler angles disagree by more, in degrees",

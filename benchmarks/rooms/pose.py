@@ -16,12 +16,16 @@ from vlm3_ros.offline.metrics.poses import AUC_DEG, pair_errors
 from vlm3_ros.perception.pose import ask_pose
 from vlm3_ros.tasks import Refusal
 
-ROWS = {
+OF_EACH = {  # of the greedy answers, and of the medians of their digits' distributions
     **{f"auc{deg}": f"AUC@{deg}°" for deg in AUC_DEG},
     "auc30_far": "AUC@30° where the camera moved at least 20 cm",
     "rotation_deg_median": "median error of the rotation, °",
     "direction_deg_median": "median error of the direction, °",
     "length_rel_median": "median relative error of the length",
+}
+ROWS = {
+    **OF_EACH,
+    **{f"{name}_of_medians": f"{title}, medians of the digits" for name, title in OF_EACH.items()},
     "answered": "share of pairs answered",
 }
 FAR_M = 0.2  # the directions of shorter moves are told by a pixel or two
@@ -32,24 +36,32 @@ class Record:
     """The second camera in the axes of the first."""
 
     true: np.ndarray  # [4, 4]
-    found: np.ndarray | None
+    greedy: np.ndarray | None  # None where the answers are refused
+    median: np.ndarray | None
 
 
 def ask(place: Place, show: Show, config: Config) -> Record | None:
     if place.second is None:
         return None
-    found = ask_pose(show(place.second.frame), place.first.frame, config)
-    return Record(relative_pose(place.first, place.second), None if isinstance(found, Refusal) else found)
+    sight = show(place.second.frame)
+    greedy, median = (
+        ask_pose(sight, place.first.frame, config.updated({"pose.statistic": statistic}))
+        for statistic in ("greedy", "median")
+    )
+    true = relative_pose(place.first, place.second)
+    return Record(true, *(None if isinstance(found, Refusal) else found for found in (greedy, median)))
 
 
 def measure(records: Sequence[Record]) -> dict[str, float]:
-    errors = _errors(records)
-    far = [record for record in records if np.linalg.norm(record.true[:3, 3]) >= FAR_M]
-    return {**errors, "auc30_far": _errors(far)["auc30"], "answered": errors["answered"] / errors["pairs"]}
+    true = [record.true for record in records]
+    greedy, medians = (_errors([getattr(record, name) for record in records], true) for name in ("greedy", "median"))
+    answered = greedy["answered"] / greedy["pairs"]
+    return {**greedy, **{f"{name}_of_medians": value for name, value in medians.items()}, "answered": answered}
 
 
-def _errors(records: Sequence[Record]) -> dict[str, float]:
-    return pair_errors([record.found for record in records], [record.true for record in records])
+def _errors(found: Sequence[np.ndarray | None], true: Sequence[np.ndarray]) -> dict[str, float]:
+    far = [(f, t) for f, t in zip(found, true, strict=True) if np.linalg.norm(t[:3, 3]) >= FAR_M]
+    return {**pair_errors(found, true), "auc30_far": pair_errors(*zip(*far, strict=True))["auc30"] if far else np.nan}
 
 
 def constant(other: Sequence[Record]) -> Callable[[Record], Record]:
@@ -65,5 +77,5 @@ def constant(other: Sequence[Record]) -> Callable[[Record], Record]:
         return T
 
     motions = [moved(direction) for direction in true[:, :3, 3] / lengths[:, None]]
-    found = max(motions, key=lambda T: measure([replace(record, found=T) for record in other])["auc30"])
-    return lambda record: replace(record, found=found)
+    found = max(motions, key=lambda T: measure([replace(record, greedy=T) for record in other])["auc30"])
+    return lambda record: replace(record, greedy=found, median=found)

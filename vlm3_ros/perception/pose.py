@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,8 @@ from vlm3_ros.geometry.motion import Odometry, Pose
 from vlm3_ros.perception.scene import Frame
 from vlm3_ros.perception.sight import Sight
 from vlm3_ros.tasks import Reason, Refusal, pose
+from vlm3_ros.tasks.pose import PoseAnswer
+from vlm3_ros.vlm import Answer
 
 
 @dataclass
@@ -55,6 +58,17 @@ def ask_pose(sight: Sight, first: Frame, config: Config) -> np.ndarray | Refusal
     read = pose.parse(texts)
     if isinstance(read, Refusal):
         return read
+    if config.pose.statistic == "median":
+        read = _median(answers, read)
     if motion.disagreement_deg(read) > config.pose.max_disagreement_deg:
         return Refusal(Reason.INCONSISTENT, f"{texts[0]} but {texts[1]}")
     return motion.relative_pose(read, metric_scale(seen, pose.FOCAL * sight.image_scale("pose")))
+
+
+def _median(answers: Sequence[Answer | None], greedy: PoseAnswer) -> PoseAnswer:
+    """The medians of the numbers' distributions; the greedy numbers where a distribution is not known."""
+    medians = [number.median() for answer in answers if answer is not None for number in answer.numbers]
+    if len(medians) != 8 or not np.isfinite(medians).all():
+        return greedy
+    angle, yaw, pitch, roll, x, y, z, distance = medians
+    return PoseAnswer(angle, (yaw, pitch, roll), (x, y, z), distance)
