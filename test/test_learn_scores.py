@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import lessons
+import numpy as np
 import pytest
 
 from vlm3_ros.learn.curriculum import Curriculum, held_out
@@ -15,14 +16,15 @@ from vlm3_ros.learn.data.sample import Exchange, Sample
 from vlm3_ros.learn.data.shards import DataError
 from vlm3_ros.learn.recipe import Recipe
 from vlm3_ros.learn.scores import scores
-from vlm3_ros.tasks import Question, depth, grounding, matching
-from vlm3_ros.vlm import Answer, Picture
+from vlm3_ros.tasks import Question, depth, grounding, matching, pose
+from vlm3_ros.tasks.pose import PoseAnswer
+from vlm3_ros.vlm import Answer, Distribution, Picture
 
 
 class Scripted:
-    """Answers each question as told."""
+    """Answers each question as told, by a text or with the distributions of its numbers."""
 
-    def __init__(self, samples: Sequence[Sample], answer: Callable[[Exchange], str]):
+    def __init__(self, samples: Sequence[Sample], answer: Callable[[Exchange], str | Answer]):
         self._answers = {id(s.pictures[0]): {e.question: answer(e) for e in s.exchanges} for s in samples}
 
     @contextmanager
@@ -31,7 +33,8 @@ class Scripted:
         yield self
 
     def ask(self, questions: Sequence[Question]) -> list[Answer]:
-        return [Answer(self._now[question.text], 1.0) for question in questions]
+        answers = [self._now[question.text] for question in questions]
+        return [Answer(answer, 1.0) if isinstance(answer, str) else answer for answer in answers]
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +84,26 @@ def test_known_mistakes_have_known_scores():
     assert found["depth abs_rel"] == pytest.approx((0.0 + 0.2 + 0.3 + 1.0) / 4)
     assert found["matching epe_percent"] == pytest.approx(5.0)  # 30 and 40 thousandths
     assert found["matching parsed"] == 0.5
+
+
+def test_medians_are_measured_beside_the_text_and_are_it_where_they_are_not_known():
+    numbers = [(Distribution(np.array([2.0]), np.ones(1)),)] * 2 + [(Distribution(np.empty(0), np.empty(0)),), ()]
+    asked = depth.questions([(i, i) for i in range(4)])
+    given = {q.text: Answer(depth.answer(4.0), 1.0, n) for q, n in zip(asked, numbers, strict=True)}
+    exchanges = tuple(Exchange("depth", question.text, depth.answer(2.0)) for question in asked)
+    sample = Sample("", "", lessons.sample().pictures, exchanges)
+    found = scores(Scripted([sample], lambda exchange: given[exchange.question]), [sample])
+    assert (found["depth delta1"], found["depth median_delta1"]) == (0.0, 0.5)
+    assert (found["depth abs_rel"], found["depth median_abs_rel"]) == (pytest.approx(1.0), pytest.approx(0.5))
+
+
+def test_motions_that_contradict_themselves_are_not_answered_as_the_node_has_it():
+    right = pose.answers(PoseAnswer(30.0, (30.0, 0.0, 0.0), (0.0, 0.0, 1.0), 1.0))
+    exchanges = tuple(Exchange("pose", q.text, a) for q, a in zip(pose.QUESTIONS, right, strict=True))
+    sample = Sample("", "", lessons.sample(pictures=2).pictures, exchanges)
+    given = {**{e.question: e.answer for e in exchanges}, pose.ROTATION.text: "Rotation angle: 60.0 degrees"}
+    found = scores(Scripted([sample], lambda exchange: given[exchange.question]), [sample])
+    assert (found["pose pairs"], found["pose answered"]) == (1, 0)
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,7 @@ KNOWN = [[0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0], [2.0]]  # the numbers of the f
         ("median", KNOWN, 2.0),
         ("median", [[]] * 4, 1.0),  # a model that gives no distributions
         ("median", [*KNOWN[:3], [np.nan]], 1.0),  # one that was lost on the way
+        ("median", [*KNOWN[:2], [0.0, 0.0, 0.1], [2.0]], 1.0),  # torn between a direction and its opposite
     ],
 )
 def test_the_motion_is_that_of_the_text_or_of_medians_where_all_are_known(statistic, numbers, metres):

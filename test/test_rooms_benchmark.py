@@ -22,7 +22,10 @@ from vlm3_ros.camera import unified
 from vlm3_ros.learn.data.questions import Seen, grounding_exchange, object_exchanges
 from vlm3_ros.learn.data.sample import Exchange, Known
 from vlm3_ros.tasks import Question, objects
-from vlm3_ros.vlm import Answer, Picture
+from vlm3_ros.tasks.depth import answer as depth_answer
+from vlm3_ros.tasks.pose import QUESTIONS, PoseAnswer
+from vlm3_ros.tasks.pose import answers as pose_answers
+from vlm3_ros.vlm import Answer, Distribution, Picture
 from vlm3_ros.vlm.models import Models
 
 ROOMS = range(4)
@@ -89,13 +92,38 @@ class RightView:
         ]
 
 
+class Torn(Right):
+    """Its numbers' distributions are right; its text is that of a motion backwards, and of depths out of reach."""
+
+    @contextmanager
+    def look(self, pictures: Sequence[Picture]) -> Iterator[TornView]:
+        with super().look(pictures) as view:
+            yield TornView(view)
+
+
+class TornView:
+    def __init__(self, right: RightView):
+        self._right = right
+
+    def ask(self, questions: Sequence[Question], budget_s: float | None = None) -> list[Answer | None]:
+        back = pose_answers(PoseAnswer(90.0, (90.0, 0.0, 0.0), (0.0, 0.0, -1.0), 3.0))
+        wrong = {q.text: text for q, text in zip(QUESTIONS, back, strict=True)}
+        answers = []
+        for question, right in zip(questions, self._right.ask(questions), strict=True):
+            values = question.grammar.read(right.text)
+            numbers = tuple(Distribution(np.array([value]), np.ones(1)) for value in values)
+            answers.append(Answer(wrong.get(question.text, depth_answer(99.0)), 1.0, numbers))
+        return answers
+
+
 @cache
 def records(who: str, rooms: range) -> dict[str, list[Any]]:
-    """By task, of the one who is right or of the one who says nothing."""
-    source = Shelf(model=Right(rooms)) if who == "right" else answerers.Silent(1.0)
-    models = Models(dict.fromkeys(PROTOCOL, "model"), source)
-    results = [perceive(Job(who, number, tuple(TASKS)), models, CONFIG) for number in rooms]
-    return {task: [r.records[task] for r in results if r.records[task] is not None] for task in TASKS}
+    """By task, of one who is right, of one whose text is not, or of one who says nothing."""
+    model = {"right": Right, "torn": Torn}.get(who)
+    tasks = ("depth", "pose") if who == "torn" else tuple(TASKS)
+    models = Models(dict.fromkeys(PROTOCOL, "model"), Shelf(model=model(rooms)) if model else answerers.Silent(1.0))
+    results = [perceive(Job(who, number, tasks), models, CONFIG) for number in rooms]
+    return {task: [r.records[task] for r in results if r.records[task] is not None] for task in tasks}
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -112,6 +140,17 @@ def test_right_answers_give_all_of_the_pose_curve_and_good_boxes():
     assert min(moved[f"{row}{which}"] for row in ("auc30", "auc30_far") for which in ("", "_of_medians")) > 0.97
     assert found["recall"] > 0.7  # things behind others are lifted from what shows of them
     assert found["iou"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("task", "greedy", "medians"),
+    [("depth", "delta1", "delta1_median"), ("pose", "auc30", "auc30_of_medians")],
+)
+def test_text_and_medians_are_told_apart(task, greedy, medians):
+    """A model whose text is wrong, and whose numbers are right."""
+    found = TASKS[task].measure(records("torn", ROOMS)[task])
+    assert found[greedy] < 0.05
+    assert found[medians] > 0.95
 
 
 def test_far_moves_are_counted_by_themselves():

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from vlm3_ros.config import PoseConfig
 from vlm3_ros.geometry import motion
 from vlm3_ros.learn.data import reading
 from vlm3_ros.learn.data.sample import Exchange, Sample
 from vlm3_ros.offline.metrics.depth import depth_errors
 from vlm3_ros.offline.metrics.matches import match_errors
 from vlm3_ros.offline.metrics.poses import pair_errors
+from vlm3_ros.perception.pose import read_pose
 from vlm3_ros.tasks import Grammar, Question, Refusal, Words, depth, grounding, matching, objects, pose
 from vlm3_ros.vlm import VLM, Answer
 
@@ -67,7 +69,8 @@ def _depth(asked: Asked) -> dict[str, float]:
                 continue
             right.append(truth)
             greedy.append(read)
-            median.append(answer.numbers[-1].median() if answer.numbers else read)
+            middle = answer.numbers[-1].median() if answer.numbers else read
+            median.append(middle if np.isfinite(middle) else read)
     parsed = len(right) / count
     if not right:
         return {"delta1": 0.0, "parsed": 0.0}
@@ -106,7 +109,7 @@ def _pose(asked: Asked) -> dict[str, float]:
     for _, exchanges, answers in asked:
         if len(exchanges) < len(pose.QUESTIONS):
             continue
-        read = pose.parse([answer.text for answer in answers])
+        read = read_pose(answers, PoseConfig())
         right = pose.parse([exchange.answer for exchange in exchanges])
         if not isinstance(right, Refusal):
             true.append(motion.relative_pose(right))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vlm3_ros.camera import metric_scale, unified
-from vlm3_ros.config import Config
+from vlm3_ros.config import Config, PoseConfig
 from vlm3_ros.geometry import motion
 from vlm3_ros.geometry.motion import Odometry, Pose
 from vlm3_ros.perception.scene import Frame
@@ -53,22 +53,30 @@ def ask_pose(sight: Sight, first: Frame, config: Config) -> np.ndarray | Refusal
     view, _, seen = sight.look_at_two(
         "pose", first, lambda c, scale: unified(c, pose.FOCAL, config.camera.max_tokens, scale)
     )
-    answers = sight.ask(view, list(pose.QUESTIONS))
-    texts = [answer.text for answer in answers if answer is not None]
-    read = pose.parse(texts)
+    read = read_pose(sight.ask(view, list(pose.QUESTIONS)), config.pose)
     if isinstance(read, Refusal):
         return read
-    if config.pose.statistic == "median":
-        read = _median(answers, read)
-    if motion.disagreement_deg(read) > config.pose.max_disagreement_deg:
-        return Refusal(Reason.INCONSISTENT, f"{texts[0]} but {texts[1]}")
     return motion.relative_pose(read, metric_scale(seen, pose.FOCAL * sight.image_scale("pose")))
 
 
-def _median(answers: Sequence[Answer | None], greedy: PoseAnswer) -> PoseAnswer:
-    """The medians of the numbers' distributions; the greedy numbers where a distribution is not known."""
+def read_pose(answers: Sequence[Answer | None], settings: PoseConfig) -> PoseAnswer | Refusal:
+    """What the answers to `pose.QUESTIONS` say, if they agree; lengths are not yet corrected for the focal length."""
+    read = pose.parse([answer.text for answer in answers if answer is not None])
+    if isinstance(read, Refusal):
+        return read
+    if settings.statistic == "median":
+        read = _medians(answers) or read
+    if motion.disagreement_deg(read) > settings.max_disagreement_deg:
+        return Refusal(Reason.INCONSISTENT, f"{read.angle_deg:.1f}° but yaw, pitch, roll {read.yaw_pitch_roll_deg}")
+    return read
+
+
+def _medians(answers: Sequence[Answer | None]) -> PoseAnswer | None:
+    """The medians of the numbers' distributions; None where one is not known, or where together they are no motion:
+    of a direction that may be one or its opposite each number is in between."""
     medians = [number.median() for answer in answers if answer is not None for number in answer.numbers]
     if len(medians) != 8 or not np.isfinite(medians).all():
-        return greedy
+        return None
     angle, yaw, pitch, roll, x, y, z, distance = medians
-    return PoseAnswer(angle, (yaw, pitch, roll), (x, y, z), distance)
+    read = PoseAnswer(angle, (yaw, pitch, roll), (x, y, z), distance)
+    return read if pose.usable(read) else None

@@ -69,10 +69,14 @@ def parse(texts: Sequence[str]) -> PoseAnswer | Refusal:
             return read
         values.append(read)
     (angle,), (yaw, pitch, roll), (x, y, z), (distance,) = values
-    if angle > 180.0 or max(abs(yaw), abs(pitch), abs(roll)) > 180.0:
-        return Refusal(Reason.OUT_OF_RANGE, " | ".join(texts))
+    answer = PoseAnswer(angle, (yaw, pitch, roll), (x, y, z), distance)
+    return answer if usable(answer) else Refusal(Reason.OUT_OF_RANGE, " | ".join(texts))
+
+
+def usable(answer: PoseAnswer) -> bool:
+    """Whether the numbers can be those of a motion."""
+    if not max(answer.angle_deg, *map(abs, answer.yaw_pitch_roll_deg)) <= 180.0:
+        return False
     # Two decimals a component: the length of a true unit vector stays within 1 % of one. (0, 0, 0) means "nowhere".
-    length = math.hypot(x, y, z)
-    if not (0.8 < length < 1.2 or (length == 0.0 and distance == 0.0)):
-        return Refusal(Reason.OUT_OF_RANGE, texts[2])
-    return PoseAnswer(angle, (yaw, pitch, roll), (x, y, z), distance)
+    length = math.hypot(*answer.direction)
+    return 0.8 < length < 1.2 or (length == 0.0 and answer.distance_m == 0.0)
