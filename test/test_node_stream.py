@@ -12,6 +12,7 @@ from doubles import METRES_PER_LEVEL
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from live import FRAME, SECOND, Live, compressed, image, info, live, picture, stamp
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from vlm3_ros.msg import PixelMatches
 
 from vlm3_ros.tasks import pose
 
@@ -153,6 +154,50 @@ def test_jump_back_in_time_starts_anew():
         assert (stamp(where[-1]), where[-1].pose.covariance.any()) == (again, False)
         peer.logged("time jumped back by 9", "odometry and matching start anew")
         peer.until(lambda: peer.count("time jumps") == 1, "one jump counted")
+
+
+def test_jump_back_that_nobody_watches_is_counted():
+    with live({"pose.publish_tf": False}) as running:
+        camera = Camera(running)
+        for stamp_s in (100, 10):
+            camera.send(stamp=stamp_s * SECOND)
+            running.peer.until(running.taken, "the frame taken")
+        running.peer.logged("time jumped back by 90")
+        running.peer.until(lambda: running.peer.count("time jumps") == 1, "one jump counted")
+        assert running.wall.questions == []
+
+
+@pytest.mark.parametrize("others", [[], ["depth/image"]], ids=["of everything", "of the pose"])
+def test_after_a_pause_odometry_starts_anew(others):
+    with live({"node.tasks": ["depth", "pose", "matches"], "pose.publish_tf": False, "matches.points": 9}) as running:
+        peer, outputs = running.peer, running.node._perceiver.outputs[""]
+        kinds: dict[str, Any] = {"camera_pose": PoseWithCovarianceStamped, "matches": PixelMatches}
+        poses, matches = (peer.listen(kind, topic) for topic, kind in kinds.items())
+        for topic in others:
+            peer.listen(Image, topic)
+        camera = Camera(running)
+        peer.until_sent(camera.send, lambda: matches and len(poses) > 1, "matches and a second pose")
+        assert any(poses[-1].pose.covariance)
+        for topic in kinds:
+            peer.unlisten(topic)
+        peer.until(lambda: not any(map(outputs.subscribed, kinds)), "the end of the subscriptions")
+        last = camera.send()
+        memory = running.node._perceiver._perception.memory
+        peer.until(lambda: memory("").track is None, "the end of the odometry")
+        for topic, kind in kinds.items():
+            peer.listen(kind, topic)
+        peer.until(lambda: all(map(outputs.subscribed, kinds)), "the subscriptions")
+        del poses[:], matches[:]
+        camera.send()
+        peer.until(lambda: poses, "a pose")
+        assert not any(poses[0].pose.covariance)
+        camera.send()
+        peer.until(lambda: matches, "matches")
+        assert stamp(poses[0]) == camera.sent[-2]
+        before = matches[0].header1.stamp
+        assert before.sec * SECOND + before.nanosec == (last if others else camera.sent[-2])
+        peer.logged("nobody used its pose", "odometry starts anew")
+        peer.until(lambda: peer.count("odometry pauses") == 1, "one pause counted")
 
 
 def _padded_mono16(stamp: int, level: int) -> Image:

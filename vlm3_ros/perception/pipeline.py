@@ -82,6 +82,6 @@ class Perception:
             self._tracks[source] = memory.track
 
     def forget(self, source: str) -> None:
-        """Start anew with a camera: its time jumped back, or it now shows another kind of picture."""
+        """Start anew with a camera: its time jumped back, or frames were left out."""
         self._previous.pop(source, None)
         self._tracks.pop(source, None)

@@ -30,6 +30,7 @@ class CameraRecord:
     failed: int = 0  # frames on which a model or the code failed
     late: int = 0  # frames not newer than one already seen
     resets: int = 0  # jumps back in time
+    pauses: int = 0  # new starts of the odometry because nobody had used the pose for a while
     poses: int = 0
     asked: int = 0
     refused_answers: Counter[str] = field(default_factory=Counter)
@@ -104,6 +105,7 @@ class Reporter:
                 "failed": record.failed,
                 "late": record.late,
                 "time jumps": record.resets,
+                "odometry pauses": record.pauses,
                 "poses": record.poses,
                 "age of the last frame (ms)": record.age_ms,
                 "questions": record.asked,

@@ -41,6 +41,7 @@ class Perceiver:
         self._transforms = Transforms(node)
         self._occasionally = Occasionally(node)
         self._last_stamp: dict[str, int] = {}
+        self._paused: set[str] = set()  # cameras whose odometry ended because nobody used it
         self.begin()
 
     @property
@@ -56,6 +57,7 @@ class Perceiver:
         """Forget all frames and counts."""
         self.records = {name: CameraRecord() for name in self.outputs}
         self._last_stamp = {}
+        self._paused = set()
         for name in self.outputs:
             self._perception.forget(name)
 
@@ -70,8 +72,11 @@ class Perceiver:
         """Whatever is wrong with one frame is counted and said; the next frame gets its chance."""
         record = self.records[stream.name]
         try:
+            if not self._in_order(stream.name, messages.nanoseconds(message.header), record):
+                return
             wanted = self._wanted(stream.name)
-            if not wanted or not self._in_order(stream.name, messages.nanoseconds(message.header), record):
+            self._mind_gaps(stream.name, wanted, record)
+            if not wanted:
                 return
             scene = self._perception.perceive(stream.frame(message), wanted)
             self.outputs[stream.name].publish(scene, self.config.cloud)
@@ -130,8 +135,20 @@ class Perceiver:
                 "odometry and matching start anew"
             )
             self._perception.forget(name)
+            self._paused.discard(name)
         self._last_stamp[name] = stamp
         return True
+
+    def _mind_gaps(self, name: str, wanted: set[str], record: CameraRecord) -> None:
+        """Forget a camera of which nobody wants anything; say where odometry starts anew because of a pause."""
+        if "pose" in wanted and name in self._paused:
+            self._paused.remove(name)
+            record.pauses += 1
+            self._occasionally.warn(f"camera {name!r}: nobody used its pose for a while; odometry starts anew")
+        elif "pose" not in wanted and self._perception.memory(name).track is not None:
+            self._paused.add(name)
+        if not wanted:
+            self._perception.forget(name)
 
     def _publish_pose(self, in_first: Pose, frame: Frame) -> str | None:
         """The pose as a message and in /tf; returns why not, where it cannot be."""
