@@ -40,9 +40,8 @@ def wall(metres: float, camera: Camera = CAMERA, T: np.ndarray | None = None) ->
     depth = np.full((camera.height, camera.width), metres, np.float32)
     image = np.zeros((camera.height, camera.width, 3), np.uint8)
     view = known(tour(1)[0])
-    return replace(
-        view, frame=replace(view.frame, image=image, camera=camera), depth=depth, T_world_camera=T, regions=()
-    )
+    frame = replace(view.frame, image=image, camera=camera)
+    return replace(view, frame=frame, depth=depth, T_world_camera=T, regions=(), unclear=frozenset())
 
 
 def write_recording(folder: Path, views: Sequence[Rendering]) -> Path:

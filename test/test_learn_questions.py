@@ -173,9 +173,13 @@ def test_pixels_beside_edges_and_holes_are_not_asked():
     assert not ((pixels > (19, 49)) & (pixels < (30, 60))).all(axis=1).any()
 
 
-def test_no_more_pixels_are_asked_than_there_are():
+def test_pixels_are_asked_while_there_are_any():
     view = wall(2.0)
-    view.depth[:, :150] = np.nan
+    columns = view.camera.width
+    view.depth[:, columns // 4 :] = np.nan  # with less depth an image is left out
+    (sample,) = composed(view, depth=300).values()
+    assert len(sample.exchanges) == 300
+    view.depth[:, columns // 64 :] = np.nan
     (sample,) = composed(view, depth=300).values()
     assert 0 < len(sample.exchanges) < 100
     view.depth[:] = np.nan

@@ -282,6 +282,8 @@ def test_what_stands_in_front_cuts_the_region():
     assert region.corners[2] == 80
     assert region.visible == pytest.approx(0.5, abs=0.05)
     depth[:, 60:] = 1.0
+    assert found(depth) == ((), [("crate", regions.FAINT)])
+    depth[:, 40:] = 1.0
     assert found(depth) == ((), [])
 
 
@@ -291,10 +293,21 @@ def test_boxes_about_which_nothing_can_be_said_are_named():
     unknown = front_of_the_crate()
     unknown[30:70] = np.nan
     assert found(unknown) == ((), [("crate", regions.UNKNOWN)])
-    near = Box3D("crate", 1.0, np.array([0.0, 0.0, 0.3]), np.ones(3), UPRIGHT)
-    assert found(empty, near) == ((), [("crate", regions.CUT)])
-    behind = Box3D("crate", 1.0, np.array([0.0, 0.0, -3.0]), np.ones(3), UPRIGHT)
-    assert found(empty, behind) == ((), [])
+
+
+@pytest.mark.parametrize(
+    ("center", "size", "reason"),
+    [
+        ((0.0, 0.0, 0.3), (1.0, 1.0, 1.0), regions.CUT),
+        ((1.0, 0.0, -0.1), (1.0, 3.0, 1.0), regions.CUT),  # its middle is behind the camera, its end is in the image
+        ((3.0, 0.0, 0.1), (1.0, 1.0, 1.0), None),  # beside the camera
+        ((0.0, 0.0, -3.0), (1.0, 1.0, 1.0), None),
+        ((0.0, 0.0, 3.9), (0.05, 0.05, 0.05), regions.FAINT),  # too small to be asked about
+    ],
+)
+def test_boxes_of_which_something_may_show_are_named(center, size, reason):
+    box = Box3D("crate", 1.0, np.array(center), np.array(size), UPRIGHT)
+    assert found(np.full((120, 160), 4.0, np.float32), box) == ((), [("crate", reason)] if reason else [])
 
 
 def test_regions_are_where_masks_of_a_rendered_room_are(data):

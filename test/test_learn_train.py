@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,9 +21,13 @@ from numpy.testing import assert_allclose
 from safetensors.torch import load_file, save_file
 
 from vlm3_ros.config import ConfigError
+from vlm3_ros.learn import origin
+from vlm3_ros.learn.adapters import merged
 from vlm3_ros.learn.curriculum import Look
+from vlm3_ros.learn.data.mixture import Mixture
 from vlm3_ros.learn.recipe import Recipe
 from vlm3_ros.learn.student import Student
+from vlm3_ros.vlm import ModelError
 from vlm3_ros.vlm.engine import Engine
 from vlm3_ros.vlm.loading import load
 
@@ -46,9 +51,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random checkpoint of the true architecture, small enough to train in a moment."""
-    size = checkpoints.Size(layers=5, deepstack=(0,))
-    return checkpoints.make(tmp_path_factory.mktemp("start"), size)
+    """A random checkpoint of the true architecture, small enough to train in a moment, for pictures of its data."""
+    folder = checkpoints.make(tmp_path_factory.mktemp("start"), checkpoints.Size(layers=5, deepstack=(0,)))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vlm3": {"image_scale": 0.25}}))
+    return folder
 
 
 def command(folder: Path, recipe: dict, out: Path) -> list[str]:
@@ -166,6 +173,8 @@ def test_adapters_are_merged_into_the_weights(tmp_path, data, start):
         ({"method": "magic"}, "must be one of full, lora, qlora"),
         ({"stepps": 3}, "there is no setting stepps"),
         ({"model": "nobody/nothing"}, "neither a folder nor in the local"),
+        ({"model": "new", "new": {"image_scale": 1.0}}, "shows them at 0.25: build its data with"),
+        ({"optimizer": "muon", "method": "lora"}, "optimizer muon is for method full"),
     ],
 )
 def test_what_cannot_be_trained_is_said(tmp_path, data, start, change, says):
@@ -196,17 +205,22 @@ def test_what_is_asked_teaches_heads_only_if_the_recipe_says_so(start, auxiliary
 
 
 def test_heads_that_an_earlier_run_did_not_have_start_anew_and_are_named(tmp_path, start, caplog):
-    recipe = Recipe().updated({"model": str(start), "method": "full", "auxiliary": True})
-    student = Student(str(start), recipe, torch.device("cpu", 0))  # as torchrun names it
-    student.save(tmp_path)
-    heads = torch.load(tmp_path / "auxiliary.pt", weights_only=True)
-    torch.save({name: 0.0 * head for name, head in heads.items() if "verdict" not in name}, tmp_path / "auxiliary.pt")
-    student.take_help(tmp_path)
+    caplog.set_level("INFO")
+    folder = shutil.copytree(start, tmp_path / "model")
+    recipe = Recipe().updated({"model": str(folder), "method": "full", "auxiliary": True})
+    student = Student(str(folder), recipe, torch.device("cpu", 0))  # as torchrun names it
+    student.take_help()
+    assert f"start anew: {folder} has no auxiliary.pt" in caplog.text
+    student.save(saved := tmp_path / "saved")
+    heads = torch.load(saved / "auxiliary.pt", weights_only=True)
+    torch.save({name: 0.0 * head for name, head in heads.items() if "verdict" not in name}, saved / "auxiliary.pt")
+    shutil.copy(saved / "auxiliary.pt", folder)
+    student.take_help()
     assert "questions.verdict.weight" in caplog.text
     assert student.help.questions.value.weight.abs().max() == 0.0
     assert student.help.questions.verdict.weight.abs().max() > 0.0
     with pytest.raises(RuntimeError, match="verdict"):  # the same run must find them all
-        student.restore(tmp_path)
+        student.restore(saved)
 
 
 def test_a_folder_of_another_recipe_is_left_alone(tmp_path, data, start):
@@ -216,3 +230,36 @@ def test_a_folder_of_another_recipe_is_left_alone(tmp_path, data, start):
     done = subprocess.run(other, capture_output=True, text=True, timeout=200)
     assert done.returncode == 1
     assert "another recipe" in done.stderr
+
+
+@pytest.mark.parametrize("changed", ["weights", "data"])
+def test_a_run_does_not_go_on_with_what_has_only_the_same_name(tmp_path, changed):
+    model, data = checkpoints.make(tmp_path / "model"), lessons.mixture(tmp_path)
+    for _ in range(2):
+        origin.record(tmp_path, str(model), Mixture(data))
+    if changed == "weights":
+        checkpoints.make(model, seed=1)
+    else:
+        data.write_text(data.read_text().replace("held_out", "weight: 2\n    held_out"))
+    with pytest.raises(ConfigError, match=f"began with other {changed} under the same name"):
+        origin.record(tmp_path, str(model), Mixture(data))
+
+
+@pytest.mark.parametrize(
+    ("method", "adapters", "says"),
+    [
+        ("full", False, "no adapters to merge"),
+        ("lora", False, "has not come to its end"),
+        ("lora", True, "has other weights now"),
+    ],
+)
+def test_what_cannot_be_merged_is_said(tmp_path, method, adapters, says):
+    model = checkpoints.make(tmp_path / "model")
+    recipe = Recipe().updated({"model": str(model), "method": method})
+    origin.record(tmp_path, str(model), Mixture(lessons.mixture(tmp_path)))
+    checkpoints.make(model, seed=1)
+    (tmp_path / "checkpoint").mkdir()
+    if adapters:
+        (tmp_path / "checkpoint" / "adapter_model.safetensors").touch()
+    with pytest.raises(ModelError, match=says):
+        merged(recipe, tmp_path, tmp_path / "merged")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import sys
 from collections import defaultdict
 from dataclasses import asdict
@@ -10,6 +11,7 @@ from typing import Any
 
 import bags
 import cv2
+import doubles
 import numpy as np
 import pytest
 from bags import SECOND
@@ -18,6 +20,7 @@ from scipy.spatial.transform import Rotation
 
 from vlm3_ros import cli
 from vlm3_ros.config import ConfigError
+from vlm3_ros.offline import run
 from vlm3_ros.offline.progress import line
 from vlm3_ros.offline.settings import read_config, to_yaml
 
@@ -87,6 +90,31 @@ def test_every_frame_gives_every_output(bag, tmp_path, request):
         np.testing.assert_allclose(png, depth.data.view(np.float32).reshape(48, 64) * 1000.0, atol=0.5)
         assert (depth.header.stamp.sec, depth.header.stamp.nanosec) == divmod(STAMPS[i], SECOND)
         assert depth.header.frame_id == "camera"
+
+
+def test_a_frame_that_cannot_be_perceived_is_left_out_and_the_others_are_not(bag, tmp_path, request, caplog):
+    double = doubles.shared(request.node.name)
+    look, looks = double.look, []
+
+    def failing(pictures: Any) -> Any:
+        looks.append(pictures)
+        if len(looks) == 1:
+            raise ValueError("a picture like none before")
+        return look(pictures)
+
+    double.look = failing  # type: ignore[method-assign]
+    assert vlm3("run", bag, "--out", tmp_path / "out", *settings(request.node.name)) == 0
+    with (tmp_path / "out" / "frames.csv").open() as file:
+        errors = [row["error"] for row in csv.DictReader(file)]
+    assert errors == ["ValueError: a picture like none before", *[""] * (len(STAMPS) - 1)]
+    assert "frame 0 is left out: ValueError" in caplog.text
+
+
+def test_depth_that_a_png_cannot_hold_is_unknown_in_it(tmp_path):
+    depth = np.array([[1.0, np.nan, 65.5351, 65.536, 80.0]], np.float32)
+    run._write_depth(tmp_path / "depth" / "0.png", depth)
+    written = cv2.imread(str(tmp_path / "depth" / "0.png"), cv2.IMREAD_UNCHANGED)
+    assert written.tolist() == [[1000, 0, 65535, 0, 0]]
 
 
 def test_pose_goes_to_topic_tf_and_trajectory(bag, tmp_path, request):

@@ -27,8 +27,11 @@ class Record:
     answers: list[Answer]
 
 
-def ask(place: Place, show: Show, config: Config) -> Record:
-    sight, labels = show(place.first.frame), config.objects.labels
+def ask(place: Place, show: Show, config: Config) -> Record | None:
+    sight = show(place.first.frame)
+    labels = [label for label in config.objects.labels if place.first.has_all(label)]
+    if not labels:
+        return None
     view, _ = sight.look("grounding", lambda c, scale: unified(c, grounding.FOCAL, config.camera.max_tokens, scale))
     answers = sight.ask(view, [grounding.question(label) for label in labels])
     assert None not in answers  # without a budget every question is answered

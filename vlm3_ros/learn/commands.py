@@ -39,7 +39,7 @@ def merge(arguments: Namespace) -> int:
         recipe = read_recipe(arguments.folder / FILE, {})
         from vlm3_ros.learn.adapters import merged
 
-        merged(recipe, arguments.folder / "checkpoint", arguments.out)
+        merged(recipe, arguments.folder, arguments.out)
     except (ConfigError, ModelError) as error:
         return _failed("merge", error)
     print(f"The checkpoint is {arguments.out}")

@@ -137,12 +137,15 @@ class Student(nn.Module):
         if self.help is not None:
             self.help.load_state_dict(self._heads(folder))
 
-    def take_help(self, folder: Path) -> None:
-        """Go on with the auxiliary heads that an earlier run has left in a folder, those it had."""
-        if self.help is not None and (folder / HELP).is_file():
-            new = self.help.load_state_dict(self._heads(folder), strict=False).missing_keys
-            if new:
-                log.warning("auxiliary heads that %s does not have start anew: %s", folder, ", ".join(new))
+    def take_help(self) -> None:
+        """Go on with the auxiliary heads that an earlier run has left beside the checkpoint, those it had."""
+        if self.help is None:
+            return
+        folder = self.checkpoint.info.folder
+        if not (folder / HELP).is_file():
+            log.info("auxiliary heads start anew: %s has no %s", folder, HELP)
+        elif new := self.help.load_state_dict(self._heads(folder), strict=False).missing_keys:
+            log.warning("auxiliary heads that %s does not have start anew: %s", folder, ", ".join(new))
 
     def _heads(self, folder: Path) -> dict[str, Tensor]:
         return torch.load(folder / HELP, map_location="cpu", weights_only=True)  # "cpu:0" it cannot

@@ -15,7 +15,7 @@ from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments
 
 from vlm3_ros.config import ConfigError
-from vlm3_ros.learn import curves
+from vlm3_ros.learn import curves, origin
 from vlm3_ros.learn.curriculum import Curriculum, Look, held_out
 from vlm3_ros.learn.data.mixture import Mixture
 from vlm3_ros.learn.model import Size, new_checkpoint
@@ -24,6 +24,7 @@ from vlm3_ros.learn.recipe import FILE, Recipe, to_yaml
 from vlm3_ros.learn.scores import scores
 from vlm3_ros.learn.seen import seen
 from vlm3_ros.learn.student import Student
+from vlm3_ros.vlm.checkpoint import inspect
 from vlm3_ros.vlm.engine import Engine
 
 log = logging.getLogger(__name__)
@@ -108,13 +109,15 @@ def train(recipe: Recipe, folder: Path) -> Path:
     if not recipe.data:
         raise ConfigError("the recipe names no data: --set data=MIXTURE.yaml (see `vlm3 data`)")
     mixture = Mixture(Path(recipe.data))
+    _refuse_other_sizes(recipe, mixture)
     looks, measured = Curriculum(recipe, mixture), held_out(recipe, mixture)
     folder.mkdir(parents=True, exist_ok=True)
     arguments = _arguments(recipe, folder / STEPS, bool(measured))
     with arguments.main_process_first():
         start, last = _start(recipe, folder), last_whole_step(folder / STEPS)
+        origin.record(folder, start, mixture)
     student = Student(start, recipe, arguments.device)
-    student.take_help(Path(recipe.model))
+    student.take_help()
     trainer = LookTrainer(student, recipe, folder, arguments, looks, measured)
     if trainer.is_world_process_zero():
         (folder / FILE).write_text(to_yaml(recipe))
@@ -154,8 +157,22 @@ def _start(recipe: Recipe, folder: Path) -> str:
     return str(start)
 
 
+def _refuse_other_sizes(recipe: Recipe, mixture: Mixture) -> None:
+    """Raise ConfigError where the data shows pictures at another size than the one at which the model is to see."""
+    is_new, shown = recipe.model == "new", mixture.image_scale
+    scale = recipe.new.image_scale if is_new else inspect(recipe.model).image_scale
+    if scale != shown:
+        raise ConfigError(
+            f"model {recipe.model} sees pictures at {scale:g} of the protocol's sizes, {mixture.path} shows them at "
+            f"{shown:g}: build its data with `vlm3 data build --image-scale {scale:g}`"
+            + (f", or set new.image_scale={shown:g}" if is_new else "")
+        )
+
+
 def _arguments(recipe: Recipe, folder: Path, is_measured: bool) -> TrainingArguments:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if recipe.optimizer == "muon" and recipe.method != "full":
+        raise ConfigError(f"optimizer muon is for method full: set optimizer=adamw for {recipe.method}")
     if recipe.looks % processes:
         raise ConfigError(f"{recipe.looks} looks per step cannot be shared out evenly to {processes} processes")
     looks = recipe.looks // processes

@@ -81,6 +81,11 @@ class Worker:
     def _models(self) -> Models:
         return models_for(self._config)
 
+    @cached_property
+    def _weights(self) -> dict[str, str]:
+        """Of the models, which are loaded once, whatever their folders hold when later jobs begin."""
+        return fingerprints(self._config)
+
     def _description(self, job: Job, source: Source) -> dict[str, Any]:
         """What makes this run another one than others."""
         return {
@@ -89,5 +94,5 @@ class Worker:
             "choices": {**asdict(job.choices), "intrinsics": list(job.choices.intrinsics)},
             "depth_png": job.depth_png,
             "settings": settings.to_parameters(self._config),
-            "weights": fingerprints(self._config),
+            "weights": self._weights,
         }

@@ -21,6 +21,7 @@ from vlm3_ros.packing import TOPICS, Packer
 from vlm3_ros.perception import Perception, Scene
 from vlm3_ros.perception.pipeline import Memory
 from vlm3_ros.perception.pose import Track
+from vlm3_ros.vlm import ModelError
 from vlm3_ros.vlm.models import Models
 
 log = logging.getLogger(__name__)
@@ -61,13 +62,13 @@ class Run:
     def _perceived(self, index: int) -> tuple[Record, dict[str, memoryview]]:
         stamp = self._source.stamps[index]
         try:
-            frame = self._source.frame(index)
+            scene = self._perception.perceive(self._source.frame(index), self._config.node.tasks)
         except FrameError as error:
-            if str(error) not in self._said:  # once: frames.csv has it for every frame
-                log.warning("frame %d is left out: %s", index, error)
-            self._said.add(str(error))
-            return Record(stamp, str(error)), {}
-        scene = self._perception.perceive(frame, self._config.node.tasks)
+            return self._left_out(index, str(error)), {}
+        except ModelError:
+            raise
+        except Exception as error:  # as in the node: one bad frame must not stop the others
+            return self._left_out(index, f"{type(error).__name__}: {error}", error), {}
         pose = None if scene.pose is None else self._in_odom(scene.pose)
         if self._depth_png is not None and scene.depth is not None:
             _write_depth(self._depth_png / f"{stamp}.png", scene.depth.map.depth)
@@ -79,6 +80,13 @@ class Run:
             seconds=dict(scene.tally.seconds),
         )
         return record, self._packed(scene, pose)
+
+    def _left_out(self, index: int, reason: str, fault: Exception | None = None) -> Record:
+        """Said once for each reason: frames.csv has it for every frame."""
+        if reason not in self._said:
+            log.warning("frame %d is left out: %s", index, reason, exc_info=fault)
+        self._said.add(reason)
+        return Record(self._source.stamps[index], reason)
 
     def _packed(self, scene: Scene, pose: Pose | None) -> dict[str, memoryview]:
         """The serialized messages of a scene, by full topic name."""
@@ -124,8 +132,9 @@ def _serialized(message: Any) -> memoryview:
 
 
 def _write_depth(path: Path, depth: np.ndarray) -> None:
-    """Depth [height, width] in metres as a PNG file of 16 bit millimetres, 0 unknown (REP 118)."""
+    """Depth [height, width] in metres as a PNG file of 16 bit millimetres (REP 118), 0 unknown or beyond 65.5 m."""
     path.parent.mkdir(exist_ok=True)
-    millimetres = np.nan_to_num(depth * 1000.0).round().clip(0, 65535).astype(np.uint16)
+    millimetres = np.nan_to_num(depth * 1000.0).round()
+    millimetres = np.where(millimetres <= np.iinfo(np.uint16).max, millimetres, 0.0).astype(np.uint16)
     _, data = cv2.imencode(".png", millimetres)
     write_whole(path, data.tobytes())

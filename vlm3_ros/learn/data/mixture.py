@@ -11,6 +11,7 @@ sources:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -20,7 +21,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from vlm3_ros.learn.data.shards import DataError, DataSet
+from vlm3_ros.learn.data.shards import MANIFEST, DataError, DataSet
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +53,19 @@ class Mixture:
         _same(path, "image_scale", [source.data.image_scale for source in self.sources])
         _same(path, "depth.answer", [source.data.manifest["amounts"]["ray"] for source in self.sources])
         _refuse_leaks(self.sources)
+
+    @property
+    def image_scale(self) -> float:
+        """Fraction of the protocol's image sizes at which its pictures are to be seen."""
+        return self.sources[0].data.image_scale
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells what is in the file and the data sets from what was there under the same names at another time."""
+        digest = hashlib.sha256(self.path.read_bytes())
+        for source in self.sources:
+            digest.update((source.data.folder / MANIFEST).read_bytes())
+        return digest.hexdigest()[:16]
 
 
 # ------------------------------------------------------------------------------------------------- reading the file

@@ -32,13 +32,14 @@ class Seen:
 def depth_exchanges(
     known: Known, seen: Seen, count: int, rng: np.random.Generator, ray: bool = True
 ) -> list[Exchange]:
-    """Depth at ``count`` pixels drawn at random among those with known depth; fewer where fewer are known.
+    """Depth at ``count`` pixels drawn at random among those with known depth; fewer where that is an eighth of the
+    image or less.
 
     ``ray``: lengths of rays, as the node's default has it, instead of depth along Z.
     """
     assert known.depth is not None
     camera, size = seen.camera, seen.camera.size
-    references = np.unique(to_references(rng.uniform(0, size, (2 * count, 2)), size, depth.BINS), axis=0)
+    references = np.unique(to_references(rng.uniform(0, size, (8 * count, 2)), size, depth.BINS), axis=0)
     references = references[rng.permutation(len(references))]
     pixels = from_references(references, size, depth.BINS)
     z = depth_at(known.depth, camera.pixels_in(known.camera, pixels))

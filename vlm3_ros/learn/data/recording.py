@@ -53,6 +53,7 @@ class Recording:
             "images": len(self._source.stamps),
             "choices": {**asdict(self._choices), "intrinsics": list(self._choices.intrinsics)},
             "hfov_deg": self._settings.hfov_deg,
+            "input_rectified": self._settings.input_rectified,
             "rules": {**asdict(self._rules), "range_m": list(self._rules.range_m)},
             "scene": self._scene,
             "seed": self._seed,

@@ -11,7 +11,7 @@ from vlm3_ros.camera import Camera
 from vlm3_ros.geometry.box3d import Box3D
 from vlm3_ros.learn.data.sample import Region
 
-MIN_VISIBLE = 0.25  # of its outline; a thing that shows less is not asked about
+MIN_VISIBLE = 0.25  # of its outline; a thing that shows less is left out
 MIN_AREA = 0.001  # of the image, that shows the thing
 MIN_KNOWN = 0.5  # of the outline in the image must have depth, or nothing can be said
 MIN_FILLED = 0.25  # of what is not hidden must lie in the box: chairs have gaps, but else the thing is gone
@@ -21,12 +21,15 @@ FOOT = 0.1  # of its height, at most, that may be the floor below a thing instea
 UNKNOWN = "box without depth"
 GONE = "box without a thing in it"
 CUT = "box that reaches behind the camera"
+FAINT = "box of which too little shows"
+
+_LATTICE = np.stack(np.meshgrid(*[np.linspace(-0.5, 0.5, 9)] * 3), axis=-1).reshape(-1, 3)  # of a unit box
 
 
 def regions(
     boxes: Sequence[Box3D], camera: Camera, depth: np.ndarray
 ) -> tuple[tuple[Region, ...], list[tuple[str, str]]]:
-    """The things that show enough; and the name and reason of each box about which nothing can be said.
+    """The things that show enough; and the name and reason of each other box of which something may show.
 
     ``boxes`` are in camera axes, ``depth`` [height, width] is metres along Z, NaN unknown.
     """
@@ -42,16 +45,18 @@ def regions(
 
 
 def _region(box: Box3D, camera: Camera, depth: np.ndarray) -> Region | str | None:
-    """What is seen of a box; None where that is too little, or why it cannot be told."""
+    """What is seen of a box; None where that is nothing, or why it is left out."""
     corners = camera.project(box.corners())
     if not np.isfinite(corners).all():
-        return CUT if box.center[2] > 0.0 else None
+        return CUT if _is_in_view(box, camera) else None
     outline = cv2.convexHull(corners.clip(-1e4, 1e4).astype(np.float32))
     mask = np.zeros(depth.shape, np.uint8)
     cv2.fillConvexPoly(mask, np.rint(outline).astype(np.int32), 1)
     row, column = np.nonzero(mask)
-    if len(row) < MIN_AREA * depth.size:
+    if not len(row):
         return None
+    if len(row) < MIN_AREA * depth.size:
+        return FAINT
     rays, z = camera.rays(np.column_stack([column, row])), depth[row, column]
     known = np.isfinite(z)
     if known.mean() < MIN_KNOWN:
@@ -59,15 +64,22 @@ def _region(box: Box3D, camera: Camera, depth: np.ndarray) -> Region | str | Non
     with np.errstate(invalid="ignore"):
         hidden = z < _entry(box, rays) * (1.0 - SURFACE)
     visible = float((~hidden).sum() / max(len(row), cv2.contourArea(outline)))
-    if visible < MIN_VISIBLE:
-        return None
     inside = ~hidden & _inside(box, rays * z[:, None])
+    if visible < MIN_VISIBLE:
+        return FAINT if inside.any() or not known.all() else None
     if inside.sum() < MIN_FILLED * (known & ~hidden).sum():
         return GONE
     if inside.sum() < MIN_AREA * depth.size:
-        return None
+        return FAINT
     x, y = column[inside], row[inside]
     return Region(box.label, (float(x.min()), float(y.min()), float(x.max() + 1), float(y.max() + 1)), visible, box)
+
+
+def _is_in_view(box: Box3D, camera: Camera) -> bool:
+    """Whether any part of a box is before the camera and within its image, hidden or not."""
+    pixels = camera.project(_LATTICE * box.size @ box.rotation.T + box.center)  # NaN behind the camera
+    with np.errstate(invalid="ignore"):
+        return bool(((pixels >= -0.5) & (pixels <= np.subtract(camera.size, 0.5))).all(axis=1).any())
 
 
 def _inside(box: Box3D, points: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ from vlm3_ros.vlm import Picture
 JPEG_QUALITY = 95
 MANIFEST = "manifest.json"
 OF_SIZE = {"objects", "pose"}  # tasks whose answers are right at one size of a picture only
-FORMAT = 2  # of what is written; 1 asked for all names in one question
+FORMAT = 3  # of what is written; 1 asked for all names in one question, 2 also for those of which too little shows
 
 
 class DataError(Exception):

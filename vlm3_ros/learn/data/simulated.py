@@ -20,7 +20,7 @@ from vlm3_ros.sim.path import pose
 VIEWS = 3  # places to stand in a room; from each a second picture is taken after a short move
 HFOV_DEG = (50.0, 90.0)  # of the cameras, one a room
 SIZE = (320, 240)
-MIN_PIXELS = 80  # a thing that shows less is not asked about
+MIN_PIXELS = 80  # a thing that shows less is not asked about, and neither is its name
 MIN_VISIBLE = 0.25  # of its outline
 MOVE_M = (0.03, 0.9)  # between the two pictures of a pair, log-uniform
 TURN_DEG = 12.0  # standard deviation of yaw between them
@@ -75,13 +75,15 @@ def picture(room: Room, camera: Camera, T: np.ndarray, rng: np.random.Generator,
 
 def known(view: Rendering, number: int) -> Known:
     """What is true of a rendered picture."""
+    clear = [b for b in visible_boxes(view, MIN_PIXELS) if b.visible >= MIN_VISIBLE]
     regions = tuple(
         Region(b.label, tuple(map(float, b.box)), b.visible, Box3D(b.label, 1.0, b.center, b.size, b.R))  # type: ignore[arg-type]
-        for b in visible_boxes(view, MIN_PIXELS)
-        if b.visible >= MIN_VISIBLE
+        for b in clear
     )
+    shown = Counter(b.label for b in visible_boxes(view))
+    unclear = frozenset(shown - Counter(b.label for b in clear))
     frame = Frame("", number * _FRAME_NS, "camera_optical_frame", view.image, view.camera)
-    return Known(frame, view.depth, view.T_world_cam, regions, frozenset())
+    return Known(frame, view.depth, view.T_world_cam, regions, unclear)
 
 
 def moved(room: Room, first: Known, rng: np.random.Generator, number: int) -> Known | None:
