@@ -18,6 +18,8 @@ from vlm3_ros.learn.data import reading
 from vlm3_ros.learn.data.compose import Amounts, compose
 from vlm3_ros.learn.data.groups import Group
 from vlm3_ros.learn.data.sample import Exchange, Known, Region, Sample
+from vlm3_ros.learn.data.simulated import MIN_PIXELS
+from vlm3_ros.sim import demo_room
 from vlm3_ros.tasks import Question, Refusal, depth, pose
 
 VGA = Camera(640, 480, 500.0, 500.0, 319.5, 239.5)  # twice as large it has the unified focal length, and whole tokens
@@ -101,6 +103,20 @@ def test_grounding_asks_for_each_name_and_answers_from_left_to_right():
     for unclear, asked in ((frozenset({"sofa"}), [chairs]), (None, [])):  # there may be a sofa; or anything
         (sample,) = composed(replace(seen, unclear=unclear), labels=("chair", "sofa")).values()
         assert of(sample, "grounding") == asked
+
+
+def test_simulated_names_are_asked_but_for_those_of_which_too_little_shows():
+    things, faint = demo_room().things, 0
+    for view in tour():
+        pixels = np.bincount(view.thing[view.thing >= 0], minlength=len(things))
+        too_little = {thing.label for thing, count in zip(things, pixels, strict=True) if 0 < count < MIN_PIXELS}
+        absent = {t.label for t in things} - {t.label for t, count in zip(things, pixels, strict=True) if count}
+        (sample,) = composed(known(view), labels=tuple(sorted(too_little | absent))).values()
+        asked = {reading.label(e): e.answer for e in of(sample, "grounding")}
+        assert not asked.keys() & too_little
+        assert asked == dict.fromkeys(absent, "[]")
+        faint += len(too_little)
+    assert faint
 
 
 # ------------------------------------------------------------------------------- against the stand-in with the truth
