@@ -10,6 +10,7 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from live import SIZE, Live, compressed, image, info, live, picture, stamp
 from sensor_msgs.msg import CameraInfo, Image
+from vision_msgs.msg import Detection3DArray
 
 NAN = float("nan")
 JPEG = bytes(compressed(0, np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)).data)
@@ -175,6 +176,31 @@ def test_model_that_fails_once():
         peer.logged("frame failed", "ZeroDivisionError", "a bug")
         peer.until(lambda: peer.count("failed") == 2, "two failed frames")
         peer.diagnosed("a bug", level=DiagnosticStatus.ERROR)
+
+
+@pytest.mark.parametrize(("errors", "failed"), [(1, 0), (2, 1)])
+def test_model_that_fails_for_one_task_costs_no_other(errors, failed):
+    """Depth is looked at first, then objects: one error leaves the frame its objects, two leave it nothing."""
+    from doubles import ModelError
+
+    with live({"node.tasks": ["depth", "objects"]}) as running:
+        peer = running.peer
+        objects = peer.listen(Detection3DArray, "objects")
+        outputs = running.node._perceiver.outputs[""]
+        depth = peer.listen(Image, "depth/image")
+        peer.until(lambda: outputs.tasks() == {"depth", "objects"}, "both subscriptions")
+        running.wall.raises += [ModelError("the server is gone")] * errors
+        images, infos = peer.connected(Image, "image"), peer.connected(CameraInfo, "camera_info")
+        infos.publish(info())
+        first = peer.next_stamp()
+        peer.until_sent(lambda: images.publish(image(first)), lambda: not running.wall.raises, "a frame")
+        peer.logged(f"{'frame' if failed else 'depth'} failed: the server is gone")
+        peer.diagnosed("the server is gone", level=DiagnosticStatus.ERROR)
+        assert peer.count("failed") == failed
+        assert failed or peer.count("failed depth") == 1
+        perceives(running, image)
+        assert (first in map(stamp, objects)) == (not failed)
+        assert first not in map(stamp, depth)
 
 
 def test_camera_that_stops():

@@ -219,6 +219,21 @@ def test_a_task_without_a_checkpoint_says_so():
         eyes.perceive(frame(), {"objects"})
 
 
+def test_a_model_that_fails_stops_the_frame_or_costs_one_task():
+    eyes = Perception(Config(), Models({"depth": "model"}, Shelf(model=Scripted(metres(2.0)))))
+    wanted = {"depth", "objects", "pose"}
+    with pytest.raises(ModelError, match="'grounding'"):
+        eyes.perceive(frame(), wanted)
+    failed: dict[str, ModelError] = {}
+    scene = eyes.perceive(frame(1), wanted, failed.__setitem__)
+    assert failed.keys() == {"objects"}
+    assert "'grounding'" in str(failed["objects"])
+    assert scene.objects is None
+    assert (scene.depth.samples.z > 0).all()
+    assert scene.pose is not None
+    assert scene.tally.seconds.keys() == wanted
+
+
 # --------------------------------------------------------------------------------------------------------- objects
 
 

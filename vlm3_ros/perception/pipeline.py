@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,10 @@ from vlm3_ros.perception.objects import ask_about, perceive_objects
 from vlm3_ros.perception.pose import Track, perceive_pose
 from vlm3_ros.perception.scene import Frame, Scene, Tally
 from vlm3_ros.perception.sight import Sight
-from vlm3_ros.vlm import Answer
+from vlm3_ros.vlm import Answer, ModelError
 from vlm3_ros.vlm.models import Models
+
+Failed = Callable[[str, ModelError], None]  # told of a task whose model could not answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,24 +42,37 @@ class Perception:
         self._previous: dict[str, Frame] = {}
         self._tracks: dict[str, Track] = {}
 
-    def perceive(self, frame: Frame, wanted: Collection[str]) -> Scene:
-        """Perceive what is ``wanted`` (of config.TASKS) in a frame. Raises ModelError if a model cannot answer."""
+    def perceive(self, frame: Frame, wanted: Collection[str], failed: Failed | None = None) -> Scene:
+        """Perceive what is ``wanted`` (of config.TASKS) in a frame.
+
+        Raises ModelError if a model cannot answer; with ``failed``, that is told, and the other tasks go on.
+        """
         scene = Scene(frame)
-        timed = scene.tally.timed
+
+        @contextmanager
+        def stage(task: str) -> Iterator[None]:
+            try:
+                with scene.tally.timed(task):
+                    yield
+            except ModelError as error:
+                if failed is None:
+                    raise
+                failed(task, error)
+
         with self._models.frame() as looks:
             sight = Sight(frame, looks, scene.tally)
             if "depth" in wanted:
-                with timed("depth"):
+                with stage("depth"):
                     scene.depth = perceive_depth(sight, self.config)
             if "objects" in wanted:
-                with timed("objects"):
+                with stage("objects"):
                     samples = scene.depth.samples if scene.depth else None
                     scene.objects = perceive_objects(sight, self.config, samples)
             if "matches" in wanted and frame.source in self._previous:
-                with timed("matches"):
+                with stage("matches"):
                     scene.matches = perceive_matches(sight, self._previous[frame.source], self.config)
             if "pose" in wanted:
-                with timed("pose"):
+                with stage("pose"):
                     track = self._tracks.get(frame.source)
                     scene.pose, self._tracks[frame.source] = perceive_pose(sight, track, self.config)
             else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -28,6 +28,7 @@ class CameraRecord:
     perceived: int = 0
     refused: int = 0  # frames that could not be used: image, calibration
     failed: int = 0  # frames on which a model or the code failed
+    failed_tasks: Counter[str] = field(default_factory=Counter)  # by task, on frames of which others were perceived
     late: int = 0  # frames not newer than one already seen
     resets: int = 0  # jumps back in time
     pauses: int = 0  # new starts of the odometry because nobody had used the pose for a while
@@ -41,11 +42,12 @@ class CameraRecord:
     trouble_time: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, scene: Scene, age_ms: float) -> None:
-        """Count a perceived frame."""
+    def add(self, scene: Scene, failed: Collection[str], age_ms: float) -> None:
+        """Count a perceived frame and the tasks that failed on it."""
         with self.lock:
             self.perceived += 1
             self.poses += scene.pose is not None
+            self.failed_tasks.update(list(failed))
             self.asked += scene.tally.asked
             self.refused_answers.update({reason.value: n for reason, n in scene.tally.refused.items()})
             self.stage_ms.update({stage: seconds * 1e3 for stage, seconds in scene.tally.seconds.items()})
@@ -103,6 +105,7 @@ class Reporter:
                 "dropped for a newer one": stream.dropped,
                 "refused": record.refused,
                 "failed": record.failed,
+                **{f"failed {task}": count for task, count in record.failed_tasks.items()},
                 "late": record.late,
                 "time jumps": record.resets,
                 "odometry pauses": record.pauses,

@@ -76,15 +76,8 @@ class Perceiver:
                 return
             wanted = self._wanted(stream.name)
             self._mind_gaps(stream.name, wanted, record)
-            if not wanted:
-                return
-            scene = self._perception.perceive(stream.frame(message), wanted)
-            self.outputs[stream.name].publish(scene, self.config.cloud)
-            if scene.pose is not None and (trouble := self._publish_pose(scene.pose, scene.frame)):
-                record.note(diagnostics.WARN, trouble)
-                self._occasionally.warn(trouble)
-            record.add(scene, (self._node.get_clock().now().nanoseconds - scene.frame.stamp) / 1e6)
-            self._say_refusals(stream.name, scene)
+            if wanted:
+                self._perceive(stream.frame(message), wanted, record)
         except ImageError as error:
             self._complain(record, "refused", f"{stream.image_topic}: {error}")
         except CalibrationError as error:
@@ -111,6 +104,23 @@ class Perceiver:
         return Ask.Response(
             success=True, answer=answer.text, confidence=answer.probability, header=messages.header(frame)
         )
+
+    def _perceive(self, frame: Frame, wanted: set[str], record: CameraRecord) -> None:
+        """Perceive and publish; a task whose model fails costs no other. Raises ModelError where all fail."""
+        failed: dict[str, ModelError] = {}
+        scene = self._perception.perceive(frame, wanted, failed.__setitem__)
+        if failed and failed.keys() == scene.tally.seconds.keys():  # all that were tried
+            raise next(iter(failed.values()))
+        self.outputs[frame.source].publish(scene, self.config.cloud)
+        if scene.pose is not None and (trouble := self._publish_pose(scene.pose, frame)):
+            record.note(diagnostics.WARN, trouble)
+            self._occasionally.warn(trouble)
+        record.add(scene, failed, (self._node.get_clock().now().nanoseconds - frame.stamp) / 1e6)
+        self._say_refusals(frame.source, scene)
+        for task, error in failed.items():
+            text = f"{task} failed: {error}"
+            record.note(diagnostics.ERROR, text)
+            self._occasionally.warn(text)
 
     def _wanted(self, name: str) -> set[str]:
         """The tasks whose results somebody uses."""
