@@ -115,6 +115,25 @@ def test_shutdown_transition_ends_in_finalized():
         running.peer.diagnosed("finalized", about="")
 
 
+def test_shutdown_transition_waits_for_a_slow_model_and_gives_it_back(monkeypatch):
+    monkeypatch.setattr("vlm3_ros.ros.node.STOP_S", 0.1)  # a signal would not wait longer
+    with live() as running:
+        peer, wall = running.peer, running.wall
+        peer.listen(Image, "depth/image")
+        send = frame_sender(peer)
+        wall.gate.clear()
+        peer.until_sent(send, lambda: wall.in_hand, "a frame in hand")
+        events = peer.listen(TransitionEvent, "vlm3/transition_event")
+        over = peer.ask(ChangeState, "change_state", transition=Transition(id=Transition.TRANSITION_ACTIVE_SHUTDOWN))
+        peer.until(lambda: any(e.goal_state.label == "shuttingdown" for e in events), "the transition")
+        time.sleep(1.0)
+        wall.gate.set()
+        assert peer.result(over).success
+        peer.logged("unloading facebook/VLM3-depth")
+        peer.until(lambda: peer.node.count_publishers("depth/image") == 0, "the end of the outputs")
+        assert state(peer) == FINALIZED
+
+
 def test_transition_that_raises_is_said(monkeypatch):
     """rclpy swallows the exception; the node says it, goes back to unconfigured, and may try again."""
     with live(activate=False) as running:

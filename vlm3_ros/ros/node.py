@@ -28,7 +28,7 @@ from vlm3_ros.ros.worker import Worker
 from vlm3_ros.srv import Ask
 from vlm3_ros.vlm import ModelError
 
-STOP_S = 3.0  # the frame in hand gets this long to end at shutdown; `ros2 launch` gets rough after 5 s
+STOP_S = 3.0  # the frame in hand gets this long to end after a signal; `ros2 launch` gets rough after 5 s
 
 Transition = Callable[["Vlm3Node", LifecycleState], TransitionCallbackReturn]
 Service = Callable[[ChangeState.Request, ChangeState.Response], ChangeState.Response]
@@ -121,9 +121,8 @@ class Vlm3Node(LifecycleNode):
     @_said
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Finish the frame in hand and unsubscribe."""
-        while not self._worker.stop(timeout_s=0.5):
-            if not self.context.ok():  # shut down by a signal in the meantime: `stop` comes next
-                return TransitionCallbackReturn.FAILURE
+        if not self._finish():
+            return TransitionCallbackReturn.FAILURE
         self._close_streams()
         return super().on_deactivate(state)
 
@@ -135,16 +134,21 @@ class Vlm3Node(LifecycleNode):
 
     @_said
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop in whatever state the node is."""
-        self.stop()
+        """Finish the frame in hand and give everything back, in whatever state the node is."""
+        if not self._finish():
+            return TransitionCallbackReturn.FAILURE
+        self._release()
         return super().on_shutdown(state)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Go back to unconfigured after a transition that raised."""
-        return TransitionCallbackReturn.SUCCESS if self.stop() else TransitionCallbackReturn.FAILURE
+        if not self._finish():
+            return TransitionCallbackReturn.FAILURE
+        self._release()
+        return TransitionCallbackReturn.SUCCESS
 
     def stop(self) -> bool:
-        """End the worker and give everything back, in whatever state the node is; whether it ended in time."""
+        """End the worker and give everything back at the end of the process; whether the worker ended in time."""
         ended = self._worker.stop(STOP_S)
         if ended:
             self._release()
@@ -154,6 +158,13 @@ class Vlm3Node(LifecycleNode):
         self._autostart.cancel()
         if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             self.trigger_activate()
+
+    def _finish(self) -> bool:
+        """Wait for the frame in hand, however long it takes; False where a signal shut ROS down before its end."""
+        while not self._worker.stop(timeout_s=0.5):
+            if not self.context.ok():  # `stop` comes next
+                return False
+        return True
 
     def _close_streams(self) -> None:
         for stream in self._streams.values():
