@@ -35,12 +35,13 @@ def wall(image: np.ndarray) -> TrueFrame:
 
 
 class Wall:
-    """Sees walls; a test may hold it up (`gate`) or let it fail (`raises`) while it is asked."""
+    """Sees walls; a test may hold it up (`gate`), let it fail (`raises`) or make it `blind` while it is asked."""
 
     def __init__(self, seconds: float = 0.0):
         self.gate = threading.Event()  # questions wait for it
         self.gate.set()
         self.raises: list[Exception] = []  # one is raised at each look
+        self.blind = False  # no answer has a value
         self.in_hand = 0  # looks begun
         self.questions: list[str] = []
         self._seconds = seconds
@@ -58,6 +59,8 @@ class Wall:
         time.sleep(self._seconds)
         assert self.gate.wait(60.0)
         self.questions += [question.text for question in questions]
+        if self.blind:
+            return [Answer(UNKNOWN, 0.5) for _ in questions]
         return [
             Answer(question.text, 0.5) if answer.text == UNKNOWN else answer
             for question, answer in zip(questions, view.ask(questions), strict=True)

@@ -14,6 +14,7 @@ from live import FRAME, SECOND, Live, compressed, image, info, live, picture, st
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from vlm3_ros.msg import PixelMatches
 
+from vlm3_ros.geometry.motion import LOST_VARIANCE
 from vlm3_ros.tasks import pose
 
 
@@ -198,6 +199,26 @@ def test_after_a_pause_odometry_starts_anew(others):
         assert before.sec * SECOND + before.nanosec == (last if others else camera.sent[-2])
         peer.logged("nobody used its pose", "odometry starts anew")
         peer.until(lambda: peer.count("odometry pauses") == 1, "one pause counted")
+
+
+def test_lost_tracking_is_said_once_and_shown_until_there_is_a_pose():
+    with live({"node.tasks": ["pose"], "pose.publish_tf": False, "pose.lost_after": 2}) as running:
+        peer = running.peer
+        poses = peer.listen(PoseWithCovarianceStamped, "camera_pose")
+        camera = Camera(running)
+        peer.until_sent(camera.send, lambda: poses, "a pose")
+        running.wall.blind = True
+        before = len(running.wall.questions)
+        peer.until_sent(camera.send, lambda: len(running.wall.questions) >= before + 20, "five frames without a pose")
+        peer.diagnosed("tracking is lost", level=DiagnosticStatus.WARN)
+        peer.logged("tracking is lost", "2 frames in a row")
+        assert peer.count("tracking losses") == 1
+        running.wall.blind = False
+        known = len(poses)
+        peer.until_sent(camera.send, lambda: len(poses) > known, "a pose")
+        assert poses[-1].pose.covariance[0] >= LOST_VARIANCE
+        peer.diagnosed("receiving images", level=DiagnosticStatus.OK)
+        assert peer.count("tracking losses") == 1
 
 
 def _padded_mono16(stamp: int, level: int) -> Image:

@@ -159,8 +159,12 @@ def test_answers_that_contradict_each_other_are_refused(angle, agrees):
 def test_lost_tracking_starts_anew_from_the_frame_at_hand():
     model = scripted_poses(dict.fromkeys((2, 3, 4), ("?",) * 4) | {1: one_metre(), 5: one_metre()})
     eyes = perception(model, {"pose.lost_after": 3})
-    scenes = [eyes.perceive(frame(level), {"pose"}) for level in range(6)]
+    scenes, lost = [], []
+    for level in range(6):
+        scenes.append(eyes.perceive(frame(level), {"pose"}))
+        lost.append(eyes.memory("").track.lost)
     assert [scene.pose is None for scene in scenes] == [False, False, True, True, True, False]
+    assert lost == [False, False, False, False, True, False]
     keyframes = [int(pictures[0].pixels[0, 0, 0]) for pictures in model.looks]
     assert keyframes == [0, 1, 1, 1, 4]
     focal = unified(CAMERA, 750.0, 1600).focal / 750.0

@@ -25,6 +25,7 @@ class Track:
     keyframe: Frame
     odometry: Odometry
     failures: int = 0  # refused frames in a row
+    lost: bool = False  # no pose since tracking was lost
 
 
 def perceive_pose(sight: Sight, track: Track | None, config: Config) -> tuple[Pose | None, Track]:
@@ -39,9 +40,9 @@ def perceive_pose(sight: Sight, track: Track | None, config: Config) -> tuple[Po
         track.failures += 1
         if track.failures >= settings.lost_after:
             track.odometry.lose()
-            track.keyframe, track.failures = frame, 0
+            track.keyframe, track.failures, track.lost = frame, 0, True
         return None, track
-    track.failures = 0
+    track.failures, track.lost = 0, False
     here, is_keyframe = track.odometry.advance(moved, settings)
     if is_keyframe:
         track.keyframe = frame

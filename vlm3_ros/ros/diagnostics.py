@@ -32,6 +32,8 @@ class CameraRecord:
     late: int = 0  # frames not newer than one already seen
     resets: int = 0  # jumps back in time
     pauses: int = 0  # new starts of the odometry because nobody had used the pose for a while
+    losses: int = 0  # of tracking
+    lost: bool = False  # no pose since the last of them
     poses: int = 0
     asked: int = 0
     refused_answers: Counter[str] = field(default_factory=Counter)
@@ -109,6 +111,7 @@ class Reporter:
                 "late": record.late,
                 "time jumps": record.resets,
                 "odometry pauses": record.pauses,
+                "tracking losses": record.losses,
                 "poses": record.poses,
                 "age of the last frame (ms)": record.age_ms,
                 "questions": record.asked,
@@ -147,6 +150,8 @@ def _camera_health(stream: Stream, record: CameraRecord, timeout_s: float) -> tu
         return ERROR, stream.without_calibration
     if silent > timeout_s:
         return WARN, f"no image on {stream.image_topic} for {silent:.0f} s"
+    if record.lost:
+        return WARN, "tracking is lost: the answers about the camera's motion are refused"
     return OK, "receiving images"
 
 

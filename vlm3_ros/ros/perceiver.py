@@ -78,6 +78,7 @@ class Perceiver:
             self._mind_gaps(stream.name, wanted, record)
             if wanted:
                 self._perceive(stream.frame(message), wanted, record)
+            self._watch_track(stream.name, record)
         except ImageError as error:
             self._complain(record, "refused", f"{stream.image_topic}: {error}")
         except CalibrationError as error:
@@ -159,6 +160,18 @@ class Perceiver:
             self._paused.add(name)
         if not wanted:
             self._perception.forget(name)
+
+    def _watch_track(self, name: str, record: CameraRecord) -> None:
+        """Say and count where tracking is lost."""
+        track = self._perception.memory(name).track
+        lost = track is not None and track.lost
+        if lost and not record.lost:
+            record.losses += 1
+            self._occasionally.warn(
+                f"camera {name!r}: tracking is lost, {self.config.pose.lost_after} frames in a row gave no pose; the "
+                "path goes on from the last keyframe, and its covariance says that the way since is not known"
+            )
+        record.lost = lost
 
     def _publish_pose(self, in_first: Pose, frame: Frame) -> str | None:
         """The pose as a message and in /tf; returns why not, where it cannot be."""
