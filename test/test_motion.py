@@ -113,7 +113,7 @@ def test_covariance_of_a_path_is_that_of_many_noisy_paths(rng):
     sigma_t, sigma_r, count = 0.02, 1.0, 4000
     expected = start()
     for T in motions:
-        expected = compose(expected, T, sigma_t, sigma_r)
+        expected = compose(expected, T, sigma_t * float(np.linalg.norm(T[:3, 3])), sigma_r)
     ends = []
     for _ in range(count):
         T = np.eye(4)
@@ -188,6 +188,23 @@ def test_errors_add_up_per_keyframe_and_not_per_frame(rng):
     steps = np.round(np.array(variance) / math.radians(SETTINGS.sigma_rotation_deg) ** 2).astype(int)
     assert steps[0] == 1
     assert steps[-1] == pytest.approx(np.linalg.norm(path[-1][:3, 3]) / 0.5, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("metres", "sigmas", "sigma_m", "sigma_deg"),
+    [
+        (0.0, (0.1, 3.0), 0.01 / math.sqrt(12), math.hypot(3.0, 0.1 / math.sqrt(12))),
+        (0.03, (0.1, 0.0), math.hypot(0.003, 0.01 / math.sqrt(12)), 0.1 / math.sqrt(12)),
+        (5.0, (0.0, 0.0), 0.01 / math.sqrt(12), 0.1 / math.sqrt(12)),
+    ],
+)
+def test_an_answer_is_never_surer_than_its_last_digit(metres, sigmas, sigma_m, sigma_deg):
+    settings = PoseConfig(sigma_translation=sigmas[0], sigma_rotation_deg=sigmas[1])
+    odometry = Odometry()
+    np.testing.assert_array_equal(odometry.keyframe.covariance, np.zeros((6, 6)))
+    here, _ = odometry.advance(motion([0, 0, 0], [metres, 0, 0]), settings)
+    expected = [sigma_m**2] * 3 + [math.radians(sigma_deg) ** 2] * 3
+    np.testing.assert_allclose(here.covariance, np.diag(expected), rtol=1e-9)
 
 
 def test_after_losing_track_the_path_goes_on_without_a_claim():

@@ -17,6 +17,11 @@ from vlm3_ros.tasks.pose import PoseAnswer
 
 LOST_VARIANCE = 9999.0  # on the diagonal while nothing is known: REP 103 units squared, as rtabmap_ros does
 
+# The protocol's answers end at hundredths of a metre and tenths of a degree, so even right ones are off by up to half
+# of that, evenly spread: a standard deviation of the step / √12, also where the answer is 0.
+ROUNDING_M = 0.01 / math.sqrt(12.0)
+ROUNDING_DEG = 0.1 / math.sqrt(12.0)
+
 
 def relative_pose(answer: PoseAnswer, scale: float = 1.0) -> np.ndarray:
     """T_1_2: the pose of camera 2 in camera 1, its translation times ``scale``.
@@ -59,18 +64,15 @@ def start() -> Pose:
     return Pose(np.eye(4), np.zeros((6, 6)))
 
 
-def compose(pose: Pose, T: np.ndarray, sigma_translation: float, sigma_rotation_deg: float) -> Pose:
+def compose(pose: Pose, T: np.ndarray, sigma_m: float, sigma_rotation_deg: float) -> Pose:
     """``pose`` followed by the relative motion ``T``, with first-order propagation of both uncertainties.
 
-    The motion's error is isotropic: ``sigma_translation`` times its length in position, ``sigma_rotation_deg`` about
-    each axis; a rotation error of ``pose`` swings the new translation along.
+    The motion's error is isotropic: ``sigma_m`` along and ``sigma_rotation_deg`` about each axis; a rotation error of
+    ``pose`` swings the new translation along.
     """
-    lever = pose.T[:3, :3] @ T[:3, 3]
     swing = np.eye(6)
-    swing[:3, 3:] = -_cross(lever)
-    own = np.zeros((6, 6))
-    own[:3, :3] = np.eye(3) * (sigma_translation * np.linalg.norm(lever)) ** 2
-    own[3:, 3:] = np.eye(3) * math.radians(sigma_rotation_deg) ** 2
+    swing[:3, 3:] = -_cross(pose.T[:3, :3] @ T[:3, 3])
+    own = np.diag([sigma_m**2] * 3 + [math.radians(sigma_rotation_deg) ** 2] * 3)
     return Pose(pose.T @ T, swing @ pose.covariance @ swing.T + own)
 
 
@@ -86,8 +88,10 @@ class Odometry:
 
     def advance(self, T_keyframe_camera: np.ndarray, settings: PoseConfig) -> tuple[Pose, bool]:
         """The pose of the camera in odom, and whether this frame is the next keyframe."""
-        pose = compose(self.keyframe, T_keyframe_camera, settings.sigma_translation, settings.sigma_rotation_deg)
         moved = float(np.linalg.norm(T_keyframe_camera[:3, 3]))
+        sigma_m = math.hypot(settings.sigma_translation * moved, ROUNDING_M)
+        sigma_deg = math.hypot(settings.sigma_rotation_deg, ROUNDING_DEG)
+        pose = compose(self.keyframe, T_keyframe_camera, sigma_m, sigma_deg)
         turned = math.degrees(Rotation.from_matrix(T_keyframe_camera[:3, :3]).magnitude())
         far = moved >= settings.keyframe_translation_m or turned >= settings.keyframe_rotation_deg
         if far:
