@@ -311,11 +311,19 @@ def test_at_most_so_many_boxes_are_lifted_the_likeliest_of_all_names():
     assert [box.label for box in scene.objects] == ["chair"] * 4 + ["table"]
 
 
-def test_depth_is_asked_in_and_around_each_box():
-    model = Scripted(labelled(chair=grounding.answer([Box2D("chair", 500, 250, 750, 500)])))
-    perception(model).perceive(frame(), {"objects"})
+CHAIR = grounding.answer([Box2D("chair", 500, 250, 750, 500)])
+
+
+def depths_asked(model: Scripted) -> np.ndarray:
+    """Where depth was asked, [N, 2] in parts of the image."""
     asked = [t[t.index("(") + 1 : t.index(")")].split(", ") for t in model.questions if "how far" in t]
-    x, y = np.array(asked, float).T / 2000
+    return np.array(asked, float).reshape(-1, 2) / 2000
+
+
+def test_depth_is_asked_in_and_around_each_box():
+    model = Scripted(labelled(chair=CHAIR))
+    perception(model).perceive(frame(), {"objects"})
+    x, y = depths_asked(model).T
     within = (x > 0.5) & (x < 0.75) & (y > 0.25) & (y < 0.5)
     assert within.mean() > 0.5
     assert (~within).sum() > 10
@@ -323,6 +331,20 @@ def test_depth_is_asked_in_and_around_each_box():
     assert x.max() < 0.85
     assert x[within].mean() == pytest.approx(0.625, abs=0.01)
     assert y[within].mean() == pytest.approx(0.375, abs=0.01)
+
+
+@pytest.mark.parametrize(("first_column", "boxes"), [(100, 1), (159, 0)], ids=["part of it", "nothing"])
+def test_of_a_box_only_what_the_raw_image_shows_is_asked(first_column, boxes):
+    valid = np.zeros((120, 160), bool)
+    valid[:, first_column:] = True
+    model = Scripted(labelled(chair=CHAIR))
+    scene = perception(model).perceive(frame(valid=valid), {"objects"})
+    x, _ = depths_asked(model).T
+    assert (len(x) > 0) == (boxes > 0)
+    assert (x > (first_column - 1) / 160).all()
+    assert scene.objects is not None
+    assert len(scene.objects) == boxes
+    assert scene.tally.refused == ({} if boxes else {Reason.INCONSISTENT: 1})
 
 
 # ------------------------------------------------------------------------------------------------------------- ask

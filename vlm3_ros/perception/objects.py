@@ -12,7 +12,7 @@ from vlm3_ros.geometry import boxes, planes
 from vlm3_ros.geometry.box3d import Box3D
 from vlm3_ros.perception.depth import ask_depth
 from vlm3_ros.perception.scene import Samples
-from vlm3_ros.perception.sight import Sight
+from vlm3_ros.perception.sight import Sight, shown
 from vlm3_ros.tasks import Reason, Refusal, grounding, objects
 from vlm3_ros.tasks.grounding import Box2D
 from vlm3_ros.vlm import Answer
@@ -34,7 +34,7 @@ def perceive_objects(sight: Sight, config: Config, scene_samples: Samples | None
     # Corners are places on the image's area, not pixels: 0 and BINS are its borders.
     corners = np.array([[(box.x1, box.y1), (box.x2, box.y2)] for box, _ in found])
     corners = from_references(corners, camera.size, grounding.BINS).reshape(-1, 4)
-    asked = [boxes.sample_pixels(tuple(edges), camera.size, settings.points) for edges in corners]
+    asked = [_shown_pixels(sight, edges, settings.points) for edges in corners]
     samples = ask_depth(sight, config, np.concatenate([pixels for pixels, _ in asked]))
     split = np.cumsum([len(pixels) for pixels, _ in asked])[:-1]
     up = None if scene_samples is None else _up(scene_samples, camera)
@@ -50,6 +50,13 @@ def perceive_objects(sight: Sight, config: Config, scene_samples: Samples | None
         else:
             lifted.append(fitted)
     return lifted
+
+
+def _shown_pixels(sight: Sight, edges: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels [N, 2] to ask for a 2D box and which lie inside it [N], of those that the raw image really shows."""
+    pixels, inside = boxes.sample_pixels(tuple(edges), sight.frame.camera.size, count)
+    visible = shown(sight.frame, pixels)
+    return pixels[visible], inside[visible]
 
 
 def _find(sight: Sight, config: Config) -> tuple[list[tuple[Box2D, float]], bool]:
