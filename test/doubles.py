@@ -42,6 +42,7 @@ class Wall:
         self.gate.set()
         self.raises: list[Exception] = []  # one is raised at each look
         self.blind = False  # no answer has a value
+        self.at_most: int | None = None  # answers to a list of questions, as if its time were over then
         self.in_hand = 0  # looks begun
         self.questions: list[str] = []
         self._seconds = seconds
@@ -61,6 +62,8 @@ class Wall:
         self.questions += [question.text for question in questions]
         if self.blind:
             return [Answer(UNKNOWN, 0.5) for _ in questions]
+        if self.at_most is not None:
+            return [*view.ask(questions[: self.at_most]), *[None] * len(questions[self.at_most :])]
         return [
             Answer(question.text, 0.5) if answer.text == UNKNOWN else answer
             for question, answer in zip(questions, view.ask(questions), strict=True)

@@ -221,6 +221,19 @@ def test_lost_tracking_is_said_once_and_shown_until_there_is_a_pose():
         assert peer.count("tracking losses") == 1
 
 
+def test_questions_that_the_budget_leaves_out_are_counted_and_no_trouble():
+    with live({"depth.budget_s": 0.5}) as running:
+        peer = running.peer
+        running.wall.at_most = 5
+        depth = peer.listen(Image, "depth/image")
+        camera = Camera(running)
+        peer.until_sent(camera.send, lambda: depth, "depth image")
+        peer.until(lambda: peer.count("questions"), "the questions counted")
+        frames = peer.count("frames perceived")
+        assert (peer.count("questions"), peer.count("questions left out")) == (5 * frames, 7 * frames)  # of 12 points
+        assert not any("no value" in line for line in peer.log())
+
+
 def _padded_mono16(stamp: int, level: int) -> Image:
     rows = np.zeros((48, 70), ">u2")
     rows[:, :64] = level * 257

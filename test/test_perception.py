@@ -98,7 +98,9 @@ def test_a_time_budget_leaves_a_coarse_map():
     model = Scripted(lambda question: Answer(depth.answer(2.0), 0.9) if next(count) < 40 else None)
     scene = perception(model, {"depth.budget_s": 0.5}).perceive(frame(), {"depth"})
     assert model.budgets == [0.5]
-    assert scene.tally.refused == {Reason.NOT_ASKED: scene.tally.asked - 40}
+    assert (scene.tally.asked, scene.tally.left_out) == (40, len(scene.depth.samples.z) - 40)
+    assert not scene.tally.refused
+    assert not scene.tally.examples
     assert np.isfinite(scene.depth.samples.z).sum() == 40
     assert np.isfinite(scene.depth.map.depth).mean() > 0.95
     answered = scene.depth.samples.pixels[np.isfinite(scene.depth.samples.z)]

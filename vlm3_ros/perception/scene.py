@@ -68,12 +68,16 @@ class Tally:
     """How many questions were asked, how many answers gave no value and why, and the time each stage took."""
 
     asked: int = 0
+    left_out: int = 0  # questions for which the time budget was too short
     refused: Counter[Reason] = field(default_factory=Counter)
     examples: list[Refusal] = field(default_factory=list)  # the first few refusals, for the log
     seconds: dict[str, float] = field(default_factory=dict)
 
     def refuse(self, refusal: Refusal) -> None:
-        """Count an answer that gave no value."""
+        """Count an answer that gave no value, or a question that was left out."""
+        if refusal.reason is Reason.NOT_ASKED:
+            self.left_out += 1
+            return
         self.refused[refusal.reason] += 1
         if len(self.examples) < 3:
             self.examples.append(refusal)

@@ -42,9 +42,10 @@ class Sight:
         return self._looks.image_scale(task)
 
     def ask(self, view: View, questions: list[Question], budget_s: float | None = None) -> list[Answer | None]:
-        """Ask and count."""
-        self.tally.asked += len(questions)
-        return view.ask(questions, budget_s)
+        """Ask and count; None for what the time budget leaves out, which is not asked."""
+        answers = view.ask(questions, budget_s)
+        self.tally.asked += sum(answer is not None for answer in answers)
+        return answers
 
     def _picture(self, frame: Frame, task: str, fit: Fit) -> tuple[Picture, Camera]:
         seen = fit(frame.camera, self.image_scale(task))

@@ -36,6 +36,7 @@ class CameraRecord:
     lost: bool = False  # no pose since the last of them
     poses: int = 0
     asked: int = 0
+    left_out: int = 0  # questions for which the time budget was too short
     refused_answers: Counter[str] = field(default_factory=Counter)
     stage_ms: dict[str, float] = field(default_factory=dict)
     age_ms: float = 0.0  # of the last frame, from its stamp to its outputs
@@ -51,6 +52,7 @@ class CameraRecord:
             self.poses += scene.pose is not None
             self.failed_tasks.update(list(failed))
             self.asked += scene.tally.asked
+            self.left_out += scene.tally.left_out
             self.refused_answers.update({reason.value: n for reason, n in scene.tally.refused.items()})
             self.stage_ms.update({stage: seconds * 1e3 for stage, seconds in scene.tally.seconds.items()})
             self.age_ms = age_ms
@@ -115,6 +117,7 @@ class Reporter:
                 "poses": record.poses,
                 "age of the last frame (ms)": record.age_ms,
                 "questions": record.asked,
+                "questions left out": record.left_out,
                 "questions/s": self._rate(f"{stream.name} questions", record.asked),
                 **{f"{stage} (ms)": ms for stage, ms in record.stage_ms.items()},
                 **{f"answers {reason}": count for reason, count in record.refused_answers.items()},
