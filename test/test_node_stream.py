@@ -124,8 +124,11 @@ def test_tf_alone_asks_for_the_pose_alone():
         assert set(running.wall.questions) == {q.text for q in pose.QUESTIONS}
 
 
-@pytest.mark.parametrize("back_s", [0.0, 0.05, 0.9])
-def test_late_frame_is_left_out(back_s):
+@pytest.mark.parametrize(
+    ("back_s", "said"),
+    [(0.0, "two publishers on"), (0.05, "0.050 s before that of the last one"), (0.9, "0.900 s before")],
+)
+def test_late_frame_is_left_out(back_s, said):
     with live() as running:
         peer = running.peer
         depth = peer.listen(Image, "depth/image")
@@ -133,13 +136,26 @@ def test_late_frame_is_left_out(back_s):
         peer.until_sent(camera.send, lambda: depth, "depth image")
         last = camera.sent[-1]
         camera.send(stamp=last - int(back_s * SECOND))
-        peer.logged("left out", f"{back_s:.3f} s before")
-        peer.diagnosed("left out", level=DiagnosticStatus.WARN)
+        peer.logged("left out", said)
+        peer.diagnosed("left out", said, level=DiagnosticStatus.WARN)
         assert (peer.count("late"), peer.count("time jumps")) == (1, 0)
         camera.send(stamp=last + 1)
         peer.until(lambda: stamp(depth[-1]) == last + 1, "the next frame")
         stamps = [stamp(d) for d in depth]
         assert stamps == sorted(set(stamps))
+
+
+def test_images_without_a_stamp_are_said_to_have_none():
+    with live() as running:
+        peer = running.peer
+        images, infos = peer.connected(Image, "image"), peer.connected(CameraInfo, "camera_info")
+
+        def send() -> None:
+            infos.publish(info())
+            images.publish(image(0))
+
+        peer.until_sent(send, lambda: peer.count("late"), "a late frame")
+        peer.logged("left out, its stamp is 0", f"{running.namespace}/image does not stamp the images")
 
 
 def test_jump_back_in_time_starts_anew():

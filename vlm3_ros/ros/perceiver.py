@@ -13,6 +13,7 @@ from vlm3_ros.config import Config
 from vlm3_ros.geometry.motion import Pose
 from vlm3_ros.perception import Frame, Perception, Scene
 from vlm3_ros.ros import ask, diagnostics, messages
+from vlm3_ros.ros.continuity import Continuity
 from vlm3_ros.ros.diagnostics import CameraRecord
 from vlm3_ros.ros.images import ImageError
 from vlm3_ros.ros.logging import Occasionally
@@ -22,8 +23,6 @@ from vlm3_ros.ros.transforms import MountError, Transforms
 from vlm3_ros.srv import Ask
 from vlm3_ros.vlm import ModelError
 from vlm3_ros.vlm.factory import models_for
-
-JUMP_NS = 10**9  # a stamp this much older than the last one is a jump back in time, not a late frame
 
 
 class Perceiver:
@@ -40,8 +39,7 @@ class Perceiver:
         self._perception = Perception(config, self.models)
         self._transforms = Transforms(node)
         self._occasionally = Occasionally(node)
-        self._last_stamp: dict[str, int] = {}
-        self._paused: set[str] = set()  # cameras whose odometry ended because nobody used it
+        self._continuity = Continuity(node, self._perception)
         self.begin()
 
     @property
@@ -56,8 +54,7 @@ class Perceiver:
     def begin(self) -> None:
         """Forget all frames and counts."""
         self.records = {name: CameraRecord() for name in self.outputs}
-        self._last_stamp = {}
-        self._paused = set()
+        self._continuity.begin()
         for name in self.outputs:
             self._perception.forget(name)
 
@@ -72,13 +69,14 @@ class Perceiver:
         """Whatever is wrong with one frame is counted and said; the next frame gets its chance."""
         record = self.records[stream.name]
         try:
-            if not self._in_order(stream.name, messages.nanoseconds(message.header), record):
+            stamp = messages.nanoseconds(message.header)
+            if not self._continuity.in_order(stream.name, stream.image_topic, stamp, record):
                 return
             wanted = self._wanted(stream.name)
-            self._mind_gaps(stream.name, wanted, record)
+            self._continuity.mind_gaps(stream.name, wanted, record)
             if wanted:
                 self._perceive(stream.frame(message), wanted, record)
-            self._watch_track(stream.name, record)
+            self._continuity.watch_track(stream.name, self.config.pose.lost_after, record)
         except ImageError as error:
             self._complain(record, "refused", f"{stream.image_topic}: {error}")
         except CalibrationError as error:
@@ -129,49 +127,6 @@ class Perceiver:
         if self.config.pose.publish_tf:
             wanted.add("pose")
         return wanted & set(self.config.node.tasks)
-
-    def _in_order(self, name: str, stamp: int, record: CameraRecord) -> bool:
-        """Whether a frame is newer than the last one; a jump back in time starts the camera anew."""
-        last = self._last_stamp.get(name, stamp - 1)
-        if last - JUMP_NS < stamp <= last:
-            before_s = (last - stamp) / 1e9
-            text = f"camera {name!r}: a frame is left out, its stamp is {before_s:.3f} s before that of the last one"
-            record.note(diagnostics.WARN, text, "late")
-            self._occasionally.warn(text)
-            return False
-        if stamp <= last:
-            record.resets += 1
-            self._occasionally.warn(
-                f"camera {name!r}: time jumped back by {(last - stamp) / 1e9:.1f} s (a bag that starts over?); "
-                "odometry and matching start anew"
-            )
-            self._perception.forget(name)
-            self._paused.discard(name)
-        self._last_stamp[name] = stamp
-        return True
-
-    def _mind_gaps(self, name: str, wanted: set[str], record: CameraRecord) -> None:
-        """Forget a camera of which nobody wants anything; say where odometry starts anew because of a pause."""
-        if "pose" in wanted and name in self._paused:
-            self._paused.remove(name)
-            record.pauses += 1
-            self._occasionally.warn(f"camera {name!r}: nobody used its pose for a while; odometry starts anew")
-        elif "pose" not in wanted and self._perception.memory(name).track is not None:
-            self._paused.add(name)
-        if not wanted:
-            self._perception.forget(name)
-
-    def _watch_track(self, name: str, record: CameraRecord) -> None:
-        """Say and count where tracking is lost."""
-        track = self._perception.memory(name).track
-        lost = track is not None and track.lost
-        if lost and not record.lost:
-            record.losses += 1
-            self._occasionally.warn(
-                f"camera {name!r}: tracking is lost, {self.config.pose.lost_after} frames in a row gave no pose; the "
-                "path goes on from the last keyframe, and its covariance says that the way since is not known"
-            )
-        record.lost = lost
 
     def _publish_pose(self, in_first: Pose, frame: Frame) -> str | None:
         """The pose as a message and in /tf; returns why not, where it cannot be."""
