@@ -25,6 +25,7 @@ from vlm3_ros.ros.transforms import BODY_OPTICAL, MountError, Transforms
 
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 POSE = {"node.tasks": ["depth", "pose"]}
+SMALL = Camera(64, 48, 60.0, 60.0, 31.5, 23.5)
 
 
 def edge(parent: str, child: str, T: np.ndarray | None = None, stamp: int = 0) -> TransformStamped:
@@ -277,9 +278,23 @@ def test_mount_over_a_common_ancestor(transforms):
     np.testing.assert_allclose(transforms.mount("base", "base"), np.eye(4))
 
 
-def test_names_with_a_slash_in_front(transforms):
-    know(transforms, edge("/base", "/camera", moved(1, 2, 3)))
-    np.testing.assert_allclose(transforms.mount("base", "camera"), moved(1, 2, 3))
+@pytest.mark.parametrize("of_tf", ["", "/"])
+@pytest.mark.parametrize("of_image", ["", "/"])
+def test_names_with_a_slash_in_front(transforms, of_tf, of_image):
+    know(transforms, edge(f"{of_tf}base", f"{of_tf}camera", moved(1, 2, 3)))
+    np.testing.assert_allclose(transforms.mount("base", f"{of_image}camera"), moved(1, 2, 3))
+
+
+@pytest.mark.parametrize(("base", "child"), [("", "slashed_camera"), ("/slashed_base", "slashed_base")])
+def test_what_is_broadcast_has_no_slash_in_front(transforms, base, child):
+    know(transforms, edge("slashed_base", "slashed_mount", moved(1, 2, 3)))
+    frame = Frame("", SECOND, "/slashed_mount" if base else "/slashed_camera", picture(), SMALL)
+    settings = PoseConfig(base_frame=base)
+    assert transforms.broadcast(Pose(np.eye(4), np.zeros((6, 6))), frame, "odom", settings) is None
+    assert transforms._own == {child: "odom"}
+    know(transforms, edge("slashed_mast", child))
+    said = transforms.broadcast(Pose(np.eye(4), np.zeros((6, 6))), frame, "odom", settings)
+    assert f"'{child}' already has the parent 'slashed_mast'" in said
 
 
 def test_loop_in_the_tree(transforms):
@@ -297,7 +312,7 @@ def test_corrected_mount_replaces_the_old_one(transforms):
 def test_covariance_turns_with_the_axes(transforms):
     """Uncertain along the camera's view is uncertain along odom's x; about the view's axis, about odom's x."""
     covariance = np.diag([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
-    frame = Frame("", SECOND, "optical", picture(), Camera(64, 48, 60.0, 60.0, 31.5, 23.5))
+    frame = Frame("", SECOND, "optical", picture(), SMALL)
     pose = transforms.in_odom(Pose(np.eye(4), covariance), frame, PoseConfig())
     np.testing.assert_allclose(np.diag(pose.covariance), [3.0, 1.0, 2.0, 6.0, 4.0, 5.0])
     np.testing.assert_allclose(pose.T, BODY_OPTICAL)
