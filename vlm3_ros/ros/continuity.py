@@ -21,12 +21,12 @@ class Continuity:
         self._perception = perception
         self._occasionally = Occasionally(node)
         self._last_stamp: dict[str, int] = {}
-        self._paused: set[str] = set()  # cameras whose odometry ended because nobody used it
+        self._tracked: set[str] = set()  # cameras whose odometry has begun
 
     def begin(self) -> None:
-        """Forget all stamps and pauses."""
+        """Forget all frames."""
         self._last_stamp = {}
-        self._paused = set()
+        self._tracked = set()
 
     def in_order(self, name: str, topic: str, stamp: int, record: CameraRecord) -> bool:
         """Whether a frame is newer than the last one; a jump back in time starts the camera anew."""
@@ -43,24 +43,24 @@ class Continuity:
                 "odometry and matching start anew"
             )
             self._perception.forget(name)
-            self._paused.discard(name)
+            self._tracked.discard(name)
         self._last_stamp[name] = stamp
         return True
 
     def mind_gaps(self, name: str, wanted: Collection[str], record: CameraRecord) -> None:
         """Forget a camera of which nobody wants anything; say where odometry starts anew because of a pause."""
-        if "pose" in wanted and name in self._paused:
-            self._paused.remove(name)
+        if "pose" in wanted and name in self._tracked and self._perception.memory(name).track is None:
+            self._tracked.remove(name)
             record.pauses += 1
             self._occasionally.warn(f"camera {name!r}: nobody used its pose for a while; odometry starts anew")
-        elif "pose" not in wanted and self._perception.memory(name).track is not None:
-            self._paused.add(name)
         if not wanted:
             self._perception.forget(name)
 
     def watch_track(self, name: str, lost_after: int, record: CameraRecord) -> None:
         """Say and count where tracking was lost with the last frame."""
         track = self._perception.memory(name).track
+        if track is not None:
+            self._tracked.add(name)
         lost = track is not None and track.lost
         if lost and not record.lost:
             record.losses += 1
