@@ -131,14 +131,15 @@ def test_pose_goes_to_topic_tf_and_trajectory(bag, tmp_path, request):
         assert (t.x, t.y, t.z) == (p.x, p.y, p.z)
 
 
-def test_base_frame_starts_at_the_origin_of_odom(bag, tmp_path, request):
+@pytest.mark.parametrize("base", ["base", "/base"])
+def test_base_frame_starts_at_the_origin_of_odom(bag, tmp_path, request, base):
     mount = bags.transform(START, "base", "camera", 0.0)
     q = Rotation.from_matrix([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]).as_quat()
     rotation, translation = mount.transforms[0].transform.rotation, mount.transforms[0].transform.translation
     rotation.x, rotation.y, rotation.z, rotation.w = q
     translation.z = 0.5
     bag = bags.write(tmp_path / "mounted", [("/tf_static", START, mount), *ahead(STAMPS)])
-    assert vlm3("run", bag, "--out", tmp_path / "out", *settings(request.node.name, "pose.base_frame=base")) == 0
+    assert vlm3("run", bag, "--out", tmp_path / "out", *settings(request.node.name, f"pose.base_frame={base}")) == 0
     found = messages(tmp_path / "out" / "bag")
     for i, ((_, tf), (_, pose)) in enumerate(zip(found["/tf"], found["/camera_pose"], strict=True)):
         t = tf.transforms[0].transform.translation

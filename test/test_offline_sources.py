@@ -288,15 +288,18 @@ def moving(parent: str, child: str, xs: dict[int, float]) -> list[bags.Entry]:
     return [("/tf", t, bags.transform(t, parent, child, x)) for t, x in xs.items()]
 
 
-def test_poses_from_tf_are_chained_and_interpolated(tmp_path):
+@pytest.mark.parametrize("slash", ["", "/"], ids=["", "slash"])  # as bags of ROS 1 have it
+def test_poses_from_tf_are_chained_and_interpolated(tmp_path, slash):
     entries = bags.camera([START, START + 25_000_000, START + SECOND])
+    for _, _, message in entries:
+        message.header.frame_id = slash + message.header.frame_id
     entries += moving("odom", "base", {START: 1.0, START + 100_000_000: 2.0, START + 2 * SECOND: 9.0})
     entries += [("/tf_static", START, bags.transform(START, "base", "camera", 0.5))]
     source = opened(bags.write(tmp_path / "bag", sorted(entries, key=lambda e: e[1])))
     assert source.truth(0).T_world_camera[0, 3] == pytest.approx(1.5)
     assert source.truth(1).T_world_camera[0, 3] == pytest.approx(1.75)
     assert source.truth(2).T_world_camera is None  # the poses around it are two seconds apart
-    np.testing.assert_allclose(source.mount("base")[:3, 3], [0.5, 0.0, 0.0])
+    np.testing.assert_allclose(source.mount(slash + "base")[:3, 3], [0.5, 0.0, 0.0])
     with pytest.raises(SourceError, match="does not connect 'arm'"):
         source.mount("arm")
 

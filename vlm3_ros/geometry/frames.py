@@ -17,6 +17,11 @@ BODY_OPTICAL = np.array([[0.0, 0.0, 1.0, 0.0], [-1.0, 0.0, 0.0, 0.0], [0.0, -1.0
 ParentOf = Callable[[str], tuple[str, np.ndarray] | None]  # a frame's parent and T_parent_frame; None at a root
 
 
+def bare(frame: str) -> str:
+    """A frame's name without the slash in front that ROS 1 had; tf2 takes none with it."""
+    return frame.lstrip("/")
+
+
 def ancestors(frame: str, parent_of: ParentOf) -> dict[str, np.ndarray]:
     """All ancestors of a frame, itself included, nearest first, with T_ancestor_frame."""
     found, T = {frame: np.eye(4)}, np.eye(4)

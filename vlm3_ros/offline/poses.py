@@ -57,7 +57,7 @@ class TransformTree:
 
     def add(self, parent: str, child: str, stamp: int | None, T_parent_child: np.ndarray) -> None:
         """A transform; without a stamp it holds always. A second parent of a frame is left out (REP 105)."""
-        parent, child = parent.lstrip("/"), child.lstrip("/")
+        parent, child = frames.bare(parent), frames.bare(child)
         if stamp is None:
             self._static[child] = parent, T_parent_child
             return
@@ -73,10 +73,11 @@ class TransformTree:
 
     def static(self, a: str, b: str) -> np.ndarray | None:
         """T_a_b [4, 4] by static transforms alone; None where these do not connect the two."""
-        return frames.relative(a, b, self._static.get)
+        return frames.relative(frames.bare(a), frames.bare(b), self._static.get)
 
     def moving_root(self, frame: str) -> str | None:
         """The frame at the root of the tree above a frame, if anything on the way there moves."""
+        frame = frames.bare(frame)
         moving, seen = False, {frame}
         while frame in self._static or frame in self._moving:
             moving |= frame in self._moving
@@ -96,4 +97,4 @@ class TransformTree:
             T = path.at(stamp)
             return None if T is None else (parent, T)
 
-        return frames.ancestors(frame, parent_of).get(root)
+        return frames.ancestors(frames.bare(frame), parent_of).get(frames.bare(root))

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from vlm3_ros.config import Config
-from vlm3_ros.geometry.frames import BODY_OPTICAL, in_odom
+from vlm3_ros.geometry.frames import BODY_OPTICAL, bare, in_odom
 from vlm3_ros.geometry.motion import Odometry, Pose
 from vlm3_ros.offline.progress import Progress
 from vlm3_ros.offline.results import Record, Results, State, write_whole
@@ -94,7 +94,8 @@ class Run:
         if pose is not None:
             head = PACKER.header(scene.frame, self._config.pose.odom_frame)
             found["camera_pose"] = PACKER.pose(head, pose)
-            if self._config.pose.publish_tf and (child := self._config.pose.base_frame or scene.frame.frame_id):
+            child = bare(self._config.pose.base_frame or scene.frame.frame_id)
+            if self._config.pose.publish_tf and child:
                 T = pose.T if self._T_base_camera is None else pose.T @ np.linalg.inv(self._T_base_camera)
                 found["tf"] = PACKER.transforms(PACKER.transform(head, child, T))
         return {f"/{topic}": _serialized(message) for topic, message in found.items()}

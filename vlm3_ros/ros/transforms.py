@@ -64,7 +64,7 @@ class Transforms:
 
     def mount(self, base: str, camera: str) -> np.ndarray:
         """T_base_camera [4, 4] from /tf_static. Raises MountError if the two are not connected there."""
-        base, camera = _bare(base), _bare(camera)
+        base, camera = frames.bare(base), frames.bare(camera)
         T = frames.relative(base, camera, self._static.get)
         if T is not None:
             return T
@@ -83,7 +83,7 @@ class Transforms:
 
     def broadcast(self, pose: Pose, frame: Frame, odom: str, settings: PoseConfig) -> str | None:
         """Send odom → base_frame (or the camera's frame); returns why not, if it must not."""
-        child = _bare(settings.base_frame or frame.frame_id)
+        child = frames.bare(settings.base_frame or frame.frame_id)
         if not child:
             return "the images carry no frame_id, so nothing is broadcast on /tf: set it in the camera's driver"
         if (parent := self.moved_by_another(odom, child)) is not None:
@@ -118,12 +118,7 @@ class Transforms:
 
 def _frames(transform: TransformStamped) -> tuple[str, str]:
     """Names of parent and child."""
-    return _bare(transform.header.frame_id), _bare(transform.child_frame_id)
-
-
-def _bare(frame: str) -> str:
-    """A frame's name without the slash in front that ROS 1 had; tf2 takes none with it."""
-    return frame.lstrip("/")
+    return frames.bare(transform.header.frame_id), frames.bare(transform.child_frame_id)
 
 
 def _identity(transform: TransformStamped) -> tuple[object, ...]:
