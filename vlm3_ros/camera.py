@@ -24,8 +24,8 @@ class Camera:
     """A pinhole camera without distortion.
 
     ``fx`` and ``fy`` may differ: an image that needs no rectification keeps its own geometry, so that what is
-    published lies on what came in, pixel on pixel unless that is made narrower. The VLM's view of it has square pixels;
-    see `unified`.
+    published lies on what came in, pixel on pixel unless it is made narrower. The VLM's view has square pixels, see
+    `unified`.
     """
 
     width: int
