@@ -111,6 +111,11 @@ def main() -> int:
     merge.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
     merge.set_defaults(run=_merge)
 
+    average = commands.add_parser("average", help="the mean of checkpoints trained on from the same weights")
+    average.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="whole ones: hub ids or folders")
+    average.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
+    average.set_defaults(run=_average)
+
     settings = commands.add_parser("settings", help="print every setting with its default, as a ROS parameter file")
     settings.set_defaults(run=_settings)
 
@@ -242,6 +247,12 @@ def _merge(arguments: argparse.Namespace) -> int:
     from vlm3_ros.learn.commands import merge
 
     return merge(arguments)
+
+
+def _average(arguments: argparse.Namespace) -> int:
+    from vlm3_ros.learn.commands import average
+
+    return average(arguments)
 
 
 def _settings(arguments: argparse.Namespace) -> int:

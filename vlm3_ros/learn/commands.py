@@ -1,4 +1,4 @@
-"""The commands `vlm3 train` and `vlm3 merge`, from parsed arguments to files."""
+"""The commands `vlm3 train`, `vlm3 merge` and `vlm3 average`, from parsed arguments to files."""
 
 from __future__ import annotations
 
@@ -42,6 +42,18 @@ def merge(arguments: Namespace) -> int:
         merged(recipe, arguments.folder, arguments.out)
     except (ConfigError, ModelError) as error:
         return _failed("merge", error)
+    print(f"The checkpoint is {arguments.out}")
+    return 0
+
+
+def average(arguments: Namespace) -> int:
+    """Write the mean of checkpoints; returns the exit status."""
+    from vlm3_ros.learn.average import average as write  # PyTorch takes seconds
+
+    try:
+        write(arguments.checkpoints, arguments.out)
+    except ModelError as error:
+        return _failed("average", error)
     print(f"The checkpoint is {arguments.out}")
     return 0
 

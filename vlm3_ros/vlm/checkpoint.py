@@ -15,6 +15,7 @@ from typing import Any
 from vlm3_ros.vlm.interface import ModelError
 
 MODEL_TYPE = "qwen3_vl"
+INDEX = "model.safetensors.index.json"  # of weights in several files
 BUNDLED = "bundled"  # name of the small checkpoint that comes with the package
 NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8  # a weight in NF4 with double quantization (QLoRA, arXiv 2305.14314)
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -51,7 +52,7 @@ class CheckpointInfo:
     def fingerprint(self) -> str:
         """Tells the weights from others of the same name, by a part of the files that is read in no time."""
         digest = hashlib.sha256()
-        for file in _weight_files(self.folder):
+        for file in weight_files(self.folder):
             size = file.stat().st_size
             digest.update(size.to_bytes(8, "little"))
             with file.open("rb") as content:
@@ -89,7 +90,7 @@ def inspect(name: str) -> CheckpointInfo:
             raise ModelError(
                 f"{folder} has no {' or '.join(choice)}: download the whole checkpoint, not only weights"
             )
-    return CheckpointInfo(name, folder, config, sum(file.stat().st_size for file in _weight_files(folder)))
+    return CheckpointInfo(name, folder, config, sum(file.stat().st_size for file in weight_files(folder)))
 
 
 def _folder(name: str) -> Path:
@@ -125,9 +126,9 @@ def _json(file: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint, all of which exist."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    single, index = folder / "model.safetensors", folder / INDEX
     if single.is_file():
         return [single]
     if not index.is_file():
