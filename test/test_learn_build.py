@@ -17,7 +17,7 @@ from learning import recording, tour, write_recording
 
 from vlm3_ros.learn.data.build import Plan, build, fingerprint
 from vlm3_ros.learn.data.compose import Amounts, compose
-from vlm3_ros.learn.data.shards import DataError, DataSet
+from vlm3_ros.learn.data.shards import FORMAT, DataError, DataSet
 from vlm3_ros.learn.data.simulated import SimulatedRooms
 
 FEW = Amounts(depth=20, matching=8, objects=6, labels=("chair", "table"), image_scale=0.25)
@@ -202,7 +202,7 @@ def test_data_sets_of_another_version_are_refused(made, tmp_path):
     for name, content in contents(made).items():
         (tmp_path / name).write_bytes(content)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    for changed in ({**manifest, "format": 1}, {k: v for k, v in manifest.items() if k not in ("format", "records")}):
+    for changed in ({**manifest, "format": FORMAT - 1}, {k: v for k, v in manifest.items() if k not in ("format", "records")}):
         (tmp_path / "manifest.json").write_text(json.dumps(changed))
         with pytest.raises(DataError, match="build it again"):
             DataSet(tmp_path)
@@ -217,7 +217,7 @@ def test_to_open_a_data_set_no_shard_is_read(made, tmp_path):
         DataSet(tmp_path)
 
 
-@pytest.mark.parametrize("manifest", ["", "{}", '{"format": 2, "shards": ["missing.tar"]}'])
+@pytest.mark.parametrize("manifest", ["", "{}", f'{{"format": {FORMAT}, "shards": ["missing.tar"]}}'])
 def test_what_is_no_data_set_is_refused(tmp_path, manifest):
     (tmp_path / "manifest.json").write_text(manifest)
     with pytest.raises(DataError, match="no training data"):
