@@ -202,7 +202,8 @@ def test_data_sets_of_another_version_are_refused(made, tmp_path):
     for name, content in contents(made).items():
         (tmp_path / name).write_bytes(content)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    for changed in ({**manifest, "format": FORMAT - 1}, {k: v for k, v in manifest.items() if k not in ("format", "records")}):
+    older = {name: value for name, value in manifest.items() if name not in ("format", "records")}
+    for changed in ({**manifest, "format": FORMAT - 1}, older):
         (tmp_path / "manifest.json").write_text(json.dumps(changed))
         with pytest.raises(DataError, match="build it again"):
             DataSet(tmp_path)
