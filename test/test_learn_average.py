@@ -46,6 +46,20 @@ def test_means_have_the_precision_of_the_weights_and_are_not_rounded_twice(tmp_p
         torch.testing.assert_close(values, exact.to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"vlm3": {"image_scale": 0.25}}, "see pictures at"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "saved quantized"),
+    ],
+)
+def test_checkpoints_that_have_no_mean_are_refused(two, tmp_path, change, says):
+    path = Path(two[1]) / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ModelError, match=says):
+        average(two, tmp_path / "out")
+
+
 @pytest.mark.parametrize("difference", ["shape", "name", "file"])
 def test_checkpoints_that_are_not_alike_are_refused(two, tmp_path, difference):
     path = Path(two[1]) / "model.safetensors"

@@ -192,6 +192,12 @@ def test_another_seed_groups_otherwise(folder):
     assert grouped(0) == grouped(0) != grouped(1)
 
 
+@pytest.mark.parametrize("settings", [CameraConfig(hfov_deg=60.0), CameraConfig(input_rectified=True)])
+def test_what_decides_the_geometry_of_images_is_in_the_description(folder, settings):
+    as_usual, otherwise = (Recording(folder, Choices(), s, Rules()) for s in (CameraConfig(), settings))
+    assert as_usual.description != otherwise.description
+
+
 def test_several_sources_are_one_after_the_other(folder, tmp_path):
     other = write_recording(tmp_path / "other", tour()[:5])
     sources = [recording(folder), recording(other, scene="hall")]

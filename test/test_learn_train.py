@@ -235,8 +235,10 @@ def test_a_folder_of_another_recipe_is_left_alone(tmp_path, data, start):
 @pytest.mark.parametrize("changed", ["weights", "data"])
 def test_a_run_does_not_go_on_with_what_has_only_the_same_name(tmp_path, changed):
     model, data = checkpoints.make(tmp_path / "model"), lessons.mixture(tmp_path)
-    for _ in range(2):
-        origin.record(tmp_path, str(model), Mixture(data))
+    origin.record(tmp_path, str(model), Mixture(data))
+    noted = (tmp_path / origin.FILE).stat()
+    origin.record(tmp_path, str(model), Mixture(data))
+    assert (tmp_path / origin.FILE).stat() == noted  # or several processes would get in each other's way
     if changed == "weights":
         checkpoints.make(model, seed=1)
     else:

@@ -141,6 +141,14 @@ def test_only_common_frames_are_compared_and_differences_are_said(tmp_path, caps
     assert "ate_m" not in shown  # of other frames
 
 
+def test_runs_that_have_not_noted_their_weights_are_compared(tmp_path):
+    a, b = (evaluated(tmp_path / name, dict.fromkeys(range(12), 0.2)) for name in "ab")
+    about = json.loads((a / "run.json").read_text())
+    del about["weights"]
+    (a / "run.json").write_text(json.dumps(about))
+    assert vlm3("compare", a, b) == 0
+
+
 def test_too_few_frames_have_no_interval(tmp_path, capsys):
     a = evaluated(tmp_path / "a", dict.fromkeys(range(7), 0.2))
     b = evaluated(tmp_path / "b", dict.fromkeys(range(7), 0.4))

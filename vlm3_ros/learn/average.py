@@ -21,9 +21,15 @@ def average(names: Sequence[str], out: Path) -> None:
     """Write a checkpoint whose weights are the means of those of others, all whole and of one shape.
 
     All count alike, and one that is named twice counts twice. Of runs that learned different things from the same
-    start it often knows more than each. Raises ModelError for checkpoints that cannot be found or are not alike.
+    start it often knows more than each. Raises ModelError for checkpoints that cannot be found, are not alike, or
+    were saved quantized.
     """
-    folders = [inspect(name).folder for name in names]
+    infos = [inspect(name) for name in names]
+    if quantized := [info.name for info in infos if info.quantization]:
+        raise ModelError(f"{', '.join(quantized)}: weights that were saved quantized have no mean; merge in 16 bit")
+    if len(scales := {info.image_scale for info in infos}) > 1:
+        raise ModelError(f"the checkpoints are not alike: they see pictures at {sorted(scales)} of the usual sizes")
+    folders = [info.folder for info in infos]
     out.mkdir(parents=True, exist_ok=True)
     for first in weight_files(folders[0]):
         save_file(_means([folder / first.name for folder in folders]), out / first.name, {"format": "pt"})

@@ -16,13 +16,14 @@ FILE = "origin.json"  # beside the recipe
 def record(folder: Path, start: str, mixture: Mixture) -> None:
     """Note which weights a run in ``folder`` starts from, and its data; ConfigError where it began with others."""
     now = {"weights": inspect(start).fingerprint, "data": mixture.fingerprint}
-    begun = recorded(folder) or now
-    if changed := [name for name in now if begun[name] != now[name]]:
+    begun = recorded(folder)
+    if begun is None:  # the first of several processes; the others find what it has written
+        write_whole(folder / FILE, json.dumps(now).encode())
+    elif changed := [name for name in now if begun[name] != now[name]]:
         raise ConfigError(
             f"{folder} holds a run that began with other {' and '.join(changed)} under the same name: choose another "
             "folder, or remove it"
         )
-    write_whole(folder / FILE, json.dumps(now).encode())
 
 
 def recorded(folder: Path) -> dict[str, str] | None:

@@ -65,7 +65,7 @@ class Comparison:
         for name in sorted(before.keys() | after.keys()):
             if before.get(name) != after.get(name):
                 found.append(f"{name}: {before.get(name)} in A, {after.get(name)} in B")
-        before, after = a.run["weights"], b.run["weights"]
+        before, after = (run.run.get("weights", {}) for run in (a, b))  # older runs did not note them
         shared = sorted(before.keys() & after.keys())
         found += [f"{name}: other weights in A than in B" for name in shared if before[name] != after[name]]
         return found

@@ -54,6 +54,8 @@ def ask_depth(sight: Sight, config: Config, pixels: np.ndarray, budget_s: float 
         factors /= np.linalg.norm(taken_for(seen, focal).rays(pixels), axis=-1)
     z, confidence, spread = np.full((3, len(answers)), np.nan)
     for i, (answer, factor) in enumerate(zip(answers, factors, strict=True)):
+        if answer is None:  # the time budget ended first
+            continue
         read = _read(answer, settings, factor)
         if isinstance(read, Refusal):
             sight.tally.refuse(read)
@@ -69,10 +71,8 @@ def ray_factors(sight: Sight, config: Config, pixels: np.ndarray) -> np.ndarray:
     return np.linalg.norm(taken_for(seen, depth.FOCAL * scale).rays(camera.pixels_in(seen, pixels)), axis=-1)
 
 
-def _read(answer: Answer | None, settings: DepthConfig, factor: float) -> tuple[float, float, float] | Refusal:
+def _read(answer: Answer, settings: DepthConfig, factor: float) -> tuple[float, float, float] | Refusal:
     """Depth along Z, confidence and spread of one answer."""
-    if answer is None:
-        return Refusal(Reason.NOT_ASKED, "the time budget ended first")
     metres = depth.parse(answer.text)
     if isinstance(metres, Refusal):
         return metres

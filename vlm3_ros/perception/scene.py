@@ -74,10 +74,7 @@ class Tally:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def refuse(self, refusal: Refusal) -> None:
-        """Count an answer that gave no value, or a question that was left out."""
-        if refusal.reason is Reason.NOT_ASKED:
-            self.left_out += 1
-            return
+        """Count an answer that gave no value."""
         self.refused[refusal.reason] += 1
         if len(self.examples) < 3:
             self.examples.append(refusal)

@@ -44,7 +44,9 @@ class Sight:
     def ask(self, view: View, questions: list[Question], budget_s: float | None = None) -> list[Answer | None]:
         """Ask and count; None for what the time budget leaves out, which is not asked."""
         answers = view.ask(questions, budget_s)
-        self.tally.asked += sum(answer is not None for answer in answers)
+        left_out = answers.count(None)
+        self.tally.asked += len(answers) - left_out
+        self.tally.left_out += left_out
         return answers
 
     def _picture(self, frame: Frame, task: str, fit: Fit) -> tuple[Picture, Camera]:

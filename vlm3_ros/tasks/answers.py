@@ -14,7 +14,6 @@ class Reason(str, Enum):
 
     UNPARSED = "unparsed"  # the text does not follow the answer grammar
     OUT_OF_RANGE = "out_of_range"  # it does, but the value cannot be true (no distance, a pixel off the image)
-    NOT_ASKED = "not_asked"  # the time budget ended first
     INCONSISTENT = "inconsistent"  # answers that must agree do not
     CUT_OFF = "cut_off"  # the token limit ended it; what it had said by then may still count
 
