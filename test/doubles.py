@@ -82,23 +82,23 @@ class _WallView:
         return self._wall.answer(self._view, questions)
 
 
-# ------------------------------------------------------------------------------------ for vlm.test_double
+# ------------------------------------------------------------------------------- models by name, of plugin.py
 
 _shared: dict[str, Wall] = {}
 
 
 def shared(name: str) -> Wall:
-    """`doubles:shared:<name>`: one object per name and process, for tests that hold the node in their own process."""
+    """`test:doubles:shared:<name>`: one object per name and process, for tests with the node in their own process."""
     return _shared.setdefault(name, Wall())
 
 
 def slow(seconds: str) -> Wall:
-    """`doubles:slow:<seconds>`: every question list takes this long."""
+    """`test:doubles:slow:<seconds>`: every question list takes this long."""
     return Wall(float(seconds))
 
 
 def broken() -> Wall:
-    """`doubles:broken`: cannot be made."""
+    """`test:doubles:broken`: cannot be made."""
     raise OSError("broken on purpose")
 
 

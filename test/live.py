@@ -22,6 +22,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from ros import answered_by
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
@@ -248,7 +249,7 @@ class Live:
         self.peer = Peer(self.namespace)
         self._context = rclpy.Context()
         rclpy.init(context=self._context)
-        values = {"vlm.test_double": f"doubles:shared:{self.namespace}", "node.tasks": ["depth"], **FAST}
+        values = {**answered_by(f"doubles:shared:{self.namespace}"), "node.tasks": ["depth"], **FAST}
         values |= {"node.autostart": activate, **(parameters or {})}
         self.node = Vlm3Node(
             namespace=self.namespace,

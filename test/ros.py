@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from vlm3_ros.config import one_checkpoint
+
 ROOT = Path(__file__).resolve().parents[1]
 TEST = ROOT / "test"
 
@@ -24,7 +26,13 @@ ENVIRONMENT = {
     "FASTRTPS_DEFAULT_PROFILES_FILE": str(ROOT / "config" / "fastdds.xml"),
     "AMENT_PREFIX_PATH": os.environ.get("AMENT_PREFIX_PATH", sys.prefix),
     "OMP_NUM_THREADS": "1",
+    "VLM3_PLUGINS": "plugin",
 }
+
+
+def answered_by(stand_in: str) -> dict[str, str]:
+    """The settings with which a stand-in (see plugin.py) answers all tasks."""
+    return one_checkpoint(f"test:{stand_in}")
 
 
 class Process:
@@ -34,6 +42,8 @@ class Process:
         environment = {**os.environ, **ENVIRONMENT, "PYTHONUNBUFFERED": "1"}
         if sources:  # the code under test is that of this checkout, whatever was installed
             environment["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, TEST)))
+        else:
+            del environment["VLM3_PLUGINS"]
         self._process = subprocess.Popen(
             [sys.executable, *map(str, command)],
             env=environment,

@@ -28,7 +28,7 @@ from vlm3_ros.ros.witness import ALWAYS, SOMETIMES, Moment, Witness
 from vlm3_ros.sim.tour import Tour, true_boxes
 
 CLI = ros.ROOT / "vlm3_ros" / "cli.py"
-TRUTH = "truth:simulated:" + ",".join(
+TRUTH = "test:truth:simulated:" + ",".join(
     f"{SIMULATOR[name]:g}" for name in ("width", "height", "hfov_deg", "rate_hz", "seconds")
 )
 
@@ -50,7 +50,7 @@ def decoded(jpeg: bytes) -> np.ndarray:
 @pytest.mark.slow
 def test_demo_ends_by_itself_with_a_picture_and_true_values(tmp_path: Path):
     out = tmp_path / "demo.png"
-    arguments = ["--test-double", TRUTH, "--frames", 4, "--out", out, "--live", 0]
+    arguments = ["--model", TRUTH, "--frames", 4, "--out", out, "--live", 0]
     with ros.Process(CLI, "demo", *arguments) as demo:
         demo.wait_for("live: http://127.0.0.1:", 120.0)
         address = re.search(r"live: (\S+)", demo.output)[1]
@@ -59,7 +59,7 @@ def test_demo_ends_by_itself_with_a_picture_and_true_values(tmp_path: Path):
     shown = cv2.imread(str(out))
     assert shown.shape == (900, 1440, 3)
     assert len(np.unique(shown[:360, :480].reshape(-1, 3), axis=0)) > 1000  # a real image in the first panel
-    assert "GROUND TRUTH (a test double, no model)" in demo.output
+    assert f"answers by: {TRUTH}" in demo.output
     assert "frames: 4, 4 with a pose, 4 with a list of boxes" in demo.output
     values = re.search(r"depth: delta1 ([\d.]+), AbsRel ([\d.]+)", demo.output)
     assert float(values[1]) > 0.95
@@ -85,7 +85,6 @@ def test_demo_of_a_model_that_answers_garbage_ends_too(tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["--model", "a", "--test-double", "b"], 2, "not allowed with"),
         (
             ["--model", "/no/such/folder"],
             1,
@@ -93,7 +92,7 @@ def test_demo_of_a_model_that_answers_garbage_ends_too(tmp_path: Path):
         ),
         (["--out", "picture.docx"], 1, "is not the name of a picture"),
     ],
-    ids=["two answer", "no such model", "no picture"],
+    ids=["no such model", "no picture"],
 )
 def test_demo_that_cannot_be_says_why(arguments, status, said, tmp_path):
     with ros.Process(CLI, "demo", *arguments) as demo:

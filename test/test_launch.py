@@ -137,7 +137,7 @@ def test_executable_runs_with_the_arguments_of_the_launch_file(data):
     file, overrides = node.named["parameters"]
     arguments = ["--params-file", file, "-r", f"__ns:=/{node.named['namespace']}"]
     arguments += [word for pair in node.named["remappings"] for word in ("-r", ":=".join(pair))]
-    double = {"vlm.test_double": f"truth:recorded:{data / 'tum_fr3_cabinet'}"}
+    double = ros.answered_by(f"truth:recorded:{data / 'tum_fr3_cabinet'}")
     with ros.node({**overrides, **double}, *arguments) as process:
         process.wait_for("perceiving depth, pose, objects of /cam/image")
         assert "[robot1.vlm3]" in process.output

@@ -78,7 +78,7 @@ def test_through_all_states_twice():
             assert change(peer, CLEANUP)
             peer.until(lambda: peer.node.count_publishers("depth/image") == 0, "the end of the outputs")
         peer.diagnosed("unconfigured", about="", level=DiagnosticStatus.OK)
-        assert "unloading facebook/VLM3-depth" in peer.log()
+        assert f"unloading test:doubles:shared:{running.namespace}" in peer.log()
 
 
 def test_wrong_transition_is_refused():
@@ -129,7 +129,7 @@ def test_shutdown_transition_waits_for_a_slow_model_and_gives_it_back(monkeypatc
         time.sleep(1.0)
         wall.gate.set()
         assert peer.result(over).success
-        peer.logged("unloading facebook/VLM3-depth")
+        peer.logged(f"unloading test:doubles:shared:{running.namespace}")
         peer.until(lambda: peer.node.count_publishers("depth/image") == 0, "the end of the outputs")
         assert state(peer) == FINALIZED
 
@@ -153,7 +153,7 @@ def test_transition_that_raises_is_said(monkeypatch):
 
 def test_missing_checkpoint_folder(tmp_path: Path, checkpoint: Path):
     folder = tmp_path / "models" / "depth"
-    with live({"vlm.test_double": "", "vlm.checkpoint.depth": str(folder)}, activate=False) as running:
+    with live({"vlm.checkpoint.depth": str(folder)}, activate=False) as running:
         peer = running.peer
         assert not change(peer, CONFIGURE)
         peer.logged("not configured", str(folder))
@@ -169,7 +169,7 @@ def test_checkpoint_of_another_architecture(tmp_path: Path, checkpoint: Path):
     folder = tmp_path / "bert"
     folder.mkdir()
     (folder / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
-    with live({"vlm.test_double": "", "vlm.checkpoint.depth": str(folder)}, activate=False) as running:
+    with live({"vlm.checkpoint.depth": str(folder)}, activate=False) as running:
         peer = running.peer
         assert not change(peer, CONFIGURE)
         peer.logged("not configured", str(folder), "bert", "qwen3_vl")
@@ -183,7 +183,7 @@ def test_cuda_where_there_is_none(checkpoint: Path):
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
-    parameters = {"vlm.test_double": "", "vlm.checkpoint.depth": str(checkpoint), "vlm.device": "cuda"}
+    parameters = {"vlm.checkpoint.depth": str(checkpoint), "vlm.device": "cuda"}
     with live(parameters, activate=False) as running:
         peer = running.peer
         for _ in range(2):
@@ -193,8 +193,8 @@ def test_cuda_where_there_is_none(checkpoint: Path):
             assert state(peer) == UNCONFIGURED
 
 
-def test_test_double_that_cannot_be_made():
-    with live({"vlm.test_double": "doubles:broken"}, activate=False) as running:
+def test_plugin_that_cannot_make_a_model():
+    with live(ros.answered_by("doubles:broken"), activate=False) as running:
         assert not change(running.peer, CONFIGURE)
         running.peer.logged("not configured", "doubles:broken", "broken on purpose")
 
@@ -203,7 +203,7 @@ def test_autostart_with_a_fault_leaves_the_node_alive():
     """The process, not the object: it goes on, says why, and ends well."""
     peer = Peer("/fault")
     try:
-        with ros.node({"vlm.test_double": "doubles:broken"}, "-r", "__ns:=/fault") as process:
+        with ros.node(ros.answered_by("doubles:broken"), "-r", "__ns:=/fault") as process:
             process.wait_for("broken on purpose")
             peer.diagnosed("broken on purpose", about="", level=DiagnosticStatus.ERROR)
             assert state(peer) == UNCONFIGURED
@@ -219,7 +219,7 @@ def test_autostart_with_a_fault_leaves_the_node_alive():
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_signal_during_a_long_frame(sent):
     peer = Peer(f"/long_{sent}")
-    parameters = {"vlm.test_double": "doubles:slow:600", "node.tasks": ["depth"]}
+    parameters = {**ros.answered_by("doubles:slow:600"), "node.tasks": ["depth"]}
     try:
         with ros.node(parameters, "-r", f"__ns:=/long_{sent}") as process:
             peer.listen(Image, "depth/image")
@@ -236,7 +236,7 @@ def test_signal_during_a_long_frame(sent):
 def test_signal_while_frames_flow(sent):
     """Callbacks and the worker are at work when ROS is shut down under them."""
     peer = Peer(f"/flow_{sent}")
-    parameters = {"vlm.test_double": "doubles:slow:0", "depth.points": 12}
+    parameters = {**ros.answered_by("doubles:slow:0"), "depth.points": 12}
     try:
         with ros.node(parameters, "-r", f"__ns:=/flow_{sent}") as process:
             depth = peer.listen(Image, "depth/image")
@@ -252,7 +252,7 @@ def test_signal_while_frames_flow(sent):
 
 def test_signal_while_a_transition_waits_for_a_long_frame():
     peer = Peer("/waiting")
-    parameters = {"vlm.test_double": "doubles:slow:600", "node.tasks": ["depth"]}
+    parameters = {**ros.answered_by("doubles:slow:600"), "node.tasks": ["depth"]}
     try:
         with ros.node(parameters, "-r", "__ns:=/waiting") as process:
             peer.listen(Image, "depth/image")

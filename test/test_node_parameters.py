@@ -112,10 +112,9 @@ def test_qos_is_overridable():
         "qos_overrides./test_qos/image.subscription.reliability": "reliable",
         "qos_overrides./test_qos/camera_info.subscription.durability": "transient_local",
     }
-    double = {"vlm.test_double": "doubles:slow:0"}
     peer = Peer("/test_qos")
     try:
-        with ros.node({**double, **policies}, "-r", "__ns:=/test_qos") as process:
+        with ros.node({**ros.answered_by("doubles:slow:0"), **policies}, "-r", "__ns:=/test_qos") as process:
             process.wait_for("perceiving")
             published, subscribed = peer.node.get_publishers_info_by_topic, peer.node.get_subscriptions_info_by_topic
 
@@ -140,7 +139,7 @@ def test_namespace_remapping_and_parameter_file(tmp_path: Path):
     file = tmp_path / "robot.yaml"
     file.write_text(
         "/**:\n  ros__parameters:\n    node: {tasks: [depth]}\n    depth: {points: 12}\n"
-        "    vlm: {test_double: 'doubles:slow:0'}\n"
+        "    vlm: {checkpoint: {depth: 'test:doubles:slow:0'}}\n"
     )
     arguments = ["-r", "__ns:=/robot", "-r", "__node:=eyes", "-r", "image:=front/image_raw"]
     arguments += ["-r", "camera_info:=front/camera_info", "-r", "depth/image:=/maps/depth"]

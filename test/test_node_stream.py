@@ -90,8 +90,9 @@ def test_two_cameras_share_a_model_in_turn():
             assert (stamp(depth), depth.header.frame_id) == (camera.sent[-1], f"{name}_optical")
             assert metres(depth) == pytest.approx(level * METRES_PER_LEVEL, rel=0.01)
             assert where.header.frame_id == f"{name}_odom"
-        peer.until(lambda: peer.count("looks", "model facebook/VLM3-depth") == 3, "three looks in the diagnostics")
-        assert peer.count("loads", "model facebook/VLM3-depth") == 1
+        model = f"model test:doubles:shared:{running.namespace}"
+        peer.until(lambda: peer.count("looks", model) == 4, "a look a frame and one at a pair in the diagnostics")
+        assert peer.count("loads", model) == 1
 
 
 def test_nobody_listens_nobody_asks():

@@ -36,7 +36,7 @@ def model(name: str) -> VLM:
 
 def benchmarked(labels: Path, answers: VLM, *words: object) -> int:
     models["asked"] = answers
-    return vlm3("benchmark", labels, "--set", "vlm.test_double=test_offline_benchmark:model:asked", *words)
+    return vlm3("benchmark", labels, "--model", "test:test_offline_benchmark:model:asked", *words)
 
 
 def result(labels: Path, answers: VLM, *words: object) -> dict:

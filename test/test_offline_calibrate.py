@@ -83,8 +83,8 @@ def room(folder: Path, frames: int = 12, focal: float = 60.0) -> Path:
 
 
 def calibrated(folder: Path, meaning: str, factor: float, noise: float, *words: object) -> int:
-    double = f"vlm.test_double=test_offline_calibrate:model:{meaning},{factor},{noise},{folder}"
-    return vlm3("calibrate", folder, "--set", double, *words)
+    model = f"test:test_offline_calibrate:model:{meaning},{factor},{noise},{folder}"
+    return vlm3("calibrate", folder, "--model", model, *words)
 
 
 @pytest.mark.parametrize("meaning", ["ray", "z"])

@@ -275,7 +275,7 @@ def test_folder_of_labels_names_them(labels):
 
 
 def test_labelled_pixels_are_perceived_and_evaluated(labels, tmp_path):
-    words = ["--set", "vlm.test_double=test_offline_datasets:two_metres", "--set", "node.tasks=[depth]"]
+    words = ["--model", "test:test_offline_datasets:two_metres", "--set", "node.tasks=[depth]"]
     assert vlm3("run", labels, "--out", tmp_path / "out", "--lengths", "z", *words, "--set", "depth.answer=z") == 0
     assert vlm3("evaluate", tmp_path / "out") == 0
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())

@@ -163,6 +163,6 @@ def test_beginning_of_what_was_compressed_can_be_read(kind, compress, rng):
 
 def run(bag: Path, out: Path, words: tuple[str, ...], capsys, caplog) -> tuple[int, str]:
     """Exit status of the command and all it says."""
-    status = vlm3("run", bag, "--out", out, "--set", "vlm.test_double=doubles:slow:0", *words)
+    status = vlm3("run", bag, "--out", out, "--model", "test:doubles:slow:0", *words)
     said = capsys.readouterr()
     return status, said.out + said.err + caplog.text

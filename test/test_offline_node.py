@@ -14,7 +14,7 @@ from test_offline_run import OUTPUTS, STAMPS, ahead, vlm3
 from test_offline_types import as_values
 
 PARAMETERS = {
-    "vlm.test_double": "doubles:slow:0",
+    **ros.answered_by("doubles:slow:0"),
     "node.tasks": ["depth", "pose", "matches", "objects"],
     "depth.points": 60,
     "cloud.stride": 2,  # alone of all settings it has another default without ROS

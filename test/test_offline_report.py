@@ -67,7 +67,7 @@ def test_all_numbers_are_in_a_valid_page_that_stands_alone(run):
     assert_good(run, text)
     for title in ("perceived depth", "true depth", "error of the depth", "from above", "by stage", "confidence [%]"):
         assert title in text
-    assert "not from a" in text  # but from a test double
+    assert "test:doubles:shared:" in text  # who answered
     for tag in ("W1", "W2", "W3", ">M<"):
         assert tag in text
 
@@ -127,9 +127,8 @@ def test_what_is_not_installed_is_named(run, capsys, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["redwood_livingroom_5", "tum_fr3_cabinet"])
 def test_recorded_data(data, tmp_path, name):
-    sets = [f"vlm.test_double=truth:recorded:{data / name}", "node.tasks=[depth, pose, matches, objects]"]
-    sets += ["objects.labels=[cabinet]"]
-    words = [word for s in sets for word in ("--set", s)]
+    sets = ["node.tasks=[depth, pose, matches, objects]", "objects.labels=[cabinet]"]
+    words = ["--model", f"test:truth:recorded:{data / name}", *(word for s in sets for word in ("--set", s))]
     assert vlm3("run", data / name, "--out", tmp_path / "out", *words) == 0
     assert_good(tmp_path / "out", report(tmp_path / "out"))
 

@@ -148,8 +148,8 @@ def test_full_disk_is_said_and_the_run_goes_on_when_there_is_room(bag, tmp_path,
 def test_killed_twenty_times_it_gives_the_same(data, tmp_path):
     """Over the recorded bag: ten kills in the middle of a write, ten at any other moment."""
     chance, out = random.Random(0), tmp_path / "killed"
-    double = f"vlm.test_double=truth:recorded:{data / 'tum_fr3_cabinet'}"
-    sets = [w for s in (double, TASKS, "objects.labels=[cabinet]", "depth.points=48") for w in ("--set", s)]
+    sets = ["--model", f"test:truth:recorded:{data / 'tum_fr3_cabinet'}"]
+    sets += [w for s in (TASKS, "objects.labels=[cabinet]", "depth.points=48") for w in ("--set", s)]
     command = ["run", data / "bags_made" / "tum_fr3_cabinet", "--out"]
     assert vlm3(*command, tmp_path / "whole", *sets) == 0
     total = len(list(kept(tmp_path / "whole" / "bag" / "bag.mcap")))

@@ -51,7 +51,7 @@ def vlm3(*words: object) -> int:
 
 
 def settings(double: str, *others: str) -> list[str]:
-    return [w for s in (f"vlm.test_double=doubles:shared:{double}", TASKS, *others) for w in ("--set", s)]
+    return ["--model", f"test:doubles:shared:{double}"] + [w for s in (TASKS, *others) for w in ("--set", s)]
 
 
 def messages(bag: Path) -> dict[str, list[Any]]:

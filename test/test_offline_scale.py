@@ -21,7 +21,7 @@ from vlm3_ros.offline import scale
 from vlm3_ros.offline.mcap import kept
 from vlm3_ros.offline.results import RunError
 
-SETTINGS = [w for s in ("vlm.test_double=doubles:slow:0.05", TASKS, "depth.points=60") for w in ("--set", s)]
+SETTINGS = ["--model", "test:doubles:slow:0.05", "--set", TASKS, "--set", "depth.points=60"]
 LOOPBACK, LISTEN = "0100007F", "0A"  # as /proc/net/tcp has them
 FRAMES = {"a": 9, "b": 3, "c": 5}
 

@@ -31,8 +31,7 @@ def test_frames_are_those_of_the_tour_and_their_truth_is_exact():
 
 
 def test_run_and_evaluation_find_what_is_there(tmp_path):
-    sets = [f"vlm.test_double=truth:simulated:{SMALL}", "node.tasks=[depth, pose, objects]"]
-    words = [word for s in sets for word in ("--set", s)]
+    words = ["--model", f"test:truth:simulated:{SMALL}", "--set", "node.tasks=[depth, pose, objects]"]
     assert vlm3("run", f"simulated:{SMALL}", "--out", tmp_path / "out", *words) == 0
     assert vlm3("evaluate", tmp_path / "out") == 0
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())

@@ -44,7 +44,7 @@ def recorded(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     """All messages of a recording of the node's outputs over the whole cabinet bag, by topic."""
     bag = tmp_path_factory.mktemp("bag") / "outputs"
     parameters = {
-        "vlm.test_double": f"truth:recorded:{data / 'tum_fr3_cabinet'}",
+        **ros.answered_by(f"truth:recorded:{data / 'tum_fr3_cabinet'}"),
         "node.image_transport": "compressed",
         "node.tasks": ["depth", "pose", "matches", "objects"],
         "objects.labels": ["cabinet"],

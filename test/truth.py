@@ -159,7 +159,7 @@ def _box_in_camera(box: dict, T_world_camera: np.ndarray) -> Box3D:
 
 
 def recorded(folder: str) -> TruthVLM:
-    """Truth of a recorded folder; `vlm.test_double: truth:recorded:<folder>` in a node's parameters."""
+    """Truth of a recorded folder; as a model's name `test:truth:recorded:<folder>`."""
     frames = manifest_frames(Path(folder))
     return TruthVLM(lambda image: frames[fingerprint(image)])
 

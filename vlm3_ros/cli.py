@@ -17,14 +17,12 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
 
     demo = commands.add_parser("demo", help="a simulated room is perceived by the node; ends with a picture")
-    who = demo.add_mutually_exclusive_group()
-    who.add_argument(
+    demo.add_argument(
         "--model",
         default="bundled",
         metavar="NAME",
         help="checkpoint of all tasks: hub id, folder, http://host:port#model, or: %(default)s (the default)",
     )
-    who.add_argument("--test-double", help="module:factory of a stand-in that answers from ground truth")
     demo.add_argument(
         "--frames", type=_positive, default=24, metavar="N", help="frames to perceive (default: %(default)s)"
     )
@@ -230,7 +228,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         )
         return 1
     try:
-        run(arguments.model, arguments.test_double, arguments.frames, arguments.out, arguments.live)
+        run(arguments.model, arguments.frames, arguments.out, arguments.live)
     except (RuntimeError, OSError) as error:
         print(f"vlm3 demo: {error}", file=sys.stderr)
         return 1

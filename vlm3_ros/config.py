@@ -141,9 +141,6 @@ class VlmConfig:
     distributions: bool = setting(
         True, "measure the distributions of numbers in answers: confidence and spread, for about a fifth more time"
     )
-    test_double: str = setting(
-        "", "tests only: module:factory of a stand-in that answers from ground truth instead of a model"
-    )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from vlm3_ros.config import Config, ConfigError
+from vlm3_ros.config import CameraConfig, Config, ConfigError
 from vlm3_ros.offline import calibrate as calibration
 from vlm3_ros.offline import published, scale, settings
 from vlm3_ros.offline.benchmark import AS_PUBLISHED, TASKS, Benchmark
@@ -50,7 +50,7 @@ def _evaluate(arguments: Namespace) -> int:
     about = read_description(folder)
     path = arguments.truth or Path(about["source"])
     choices = replace(_choices(about["choices"]), **given(arguments))
-    truth = open_source(path, choices, Config().updated(about["settings"]).camera)
+    truth = open_source(path, choices, _camera(about["settings"]))
     moments = Moments(folder, truth)
     if not any(nearest(truth.stamps, moment.stamp) is not None for moment in moments):
         raise SourceError(f"nothing can be compared: no image of {path} has the stamp of a frame of the run")
@@ -69,8 +69,8 @@ def _report(arguments: Namespace) -> int:
     except ImportError as error:
         raise RunError(f"{error}; it needs: pip install jinja2 matplotlib") from error
     run = Evaluated(arguments.folder)
-    camera = Config().updated(run.run["settings"]).camera
-    truth = open_source(Path(run.against["truth"]), _choices(run.against["choices"]), camera)
+    choices = _choices(run.against["choices"])
+    truth = open_source(Path(run.against["truth"]), choices, _camera(run.run["settings"]))
     print(write_report(run, Moments(run.folder, truth)))
     return 0
 
@@ -161,6 +161,11 @@ def given(arguments: Namespace) -> dict[str, Any]:
     """The fields of Choices that the command line names."""
     named = {f.name: getattr(arguments, f.name, None) for f in fields(Choices)}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in named.items() if value}
+
+
+def _camera(written: dict[str, Any]) -> CameraConfig:
+    """Of the settings of a run, whatever else it was run with."""
+    return Config().updated({name: value for name, value in written.items() if name.startswith("camera.")}).camera
 
 
 def _choices(written: dict[str, Any]) -> Choices:

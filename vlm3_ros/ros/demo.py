@@ -38,17 +38,16 @@ LEAST_S = 120.0  # for any other, and at least
 PATIENCE = 10.0  # times what the slowest frame took so far
 
 
-def run(model: str, test_double: str | None, frames: int, out: Path, port: int | None) -> None:
+def run(model: str, frames: int, out: Path, port: int | None) -> None:
     """Start simulator and node, wait for ``frames`` perceived frames, write the picture and print the values.
 
-    ``test_double`` answers instead of the ``model``, if given. With a ``port`` the picture is also shown on a page
-    while it grows. Raises RuntimeError when nothing comes, OSError where the picture cannot be written, and
-    KeyboardInterrupt.
+    With a ``port`` the picture is also shown on a page while it grows. Raises RuntimeError when nothing comes,
+    OSError where the picture cannot be written, and KeyboardInterrupt.
     """
     if not cv2.haveImageWriter(str(out)):
         raise RuntimeError(f"{out} is not the name of a picture: let it end in .png or .jpg")
     out.parent.mkdir(parents=True, exist_ok=True)
-    about, settings = who_answers(model, test_double)
+    about, settings = who_answers(model)
     rclpy.init()
     try:
         with shown(port) as page, _perceived(frames, settings) as growing:
@@ -70,10 +69,8 @@ def run(model: str, test_double: str | None, frames: int, out: Path, port: int |
         _open(out.resolve().as_uri())
 
 
-def who_answers(model: str, test_double: str | None) -> tuple[list[str], dict[str, Any]]:
+def who_answers(model: str) -> tuple[list[str], dict[str, Any]]:
     """Who answers, in lines for people, and the node's parameters for it."""
-    if test_double is not None:
-        return ["answers by: GROUND TRUTH (a test double, no model)", ""], {"vlm.test_double": test_double}
     if model != BUNDLED:
         return [f"answers by: {model}", ""], one_checkpoint(model)
     millions = inspect(BUNDLED).parameters / 1e6

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import logging
+import os
 from functools import cached_property
 
 from vlm3_ros.config import Config, VlmConfig
@@ -11,8 +11,6 @@ from vlm3_ros.vlm.checkpoint import inspect
 from vlm3_ros.vlm.interface import VLM, ModelError
 from vlm3_ros.vlm.models import Models, Source
 from vlm3_ros.vlm.served import ServedSource
-
-log = logging.getLogger(__name__)
 
 # Which protocol tasks a task of the node asks.
 ASKS = {"depth": ("depth",), "pose": ("pose",), "matches": ("matching",), "objects": ("grounding", "depth")}
@@ -26,19 +24,40 @@ def models_for(config: Config) -> Models:
     """
     checkpoints = {task: getattr(config.vlm.checkpoint, task) for tasks in ASKS.values() for task in tasks}
     checkpoints["objects"] = config.vlm.checkpoint.objects
-    source = _source(config)
+    _load_plugins()
+    source = _ByName(config.vlm)
     for name in _asked(config):
         source.memory_bytes(name)  # reads its files or asks its server, so it has to be there
     return Models(checkpoints, source, config.vlm.memory_budget_gb)
 
 
 def fingerprints(config: Config) -> dict[str, str]:
-    """What tells the weights behind the configured tasks from others, by name; served models show none.
+    """What tells the weights behind the configured tasks from others, by name; of checkpoints on this machine only.
 
     Raises ModelError where there is no such checkpoint.
     """
-    names = [] if config.vlm.test_double else [name for name in _asked(config) if not _is_served(name)]
-    return {name: inspect(name).fingerprint for name in names}
+    _load_plugins()
+    return {name: inspect(name).fingerprint for name in _asked(config) if _scheme(name) is None}
+
+
+def register(scheme: str, source: Source) -> None:
+    """Let ``source`` answer for models whose names are ``scheme:…``.
+
+    For back ends that are not in this package: a module that the environment variable VLM3_PLUGINS names is imported
+    before the first model is looked for, and calls this. Settings name models only and can load no code.
+    """
+    _plugins[scheme] = source
+
+
+_plugins: dict[str, Source] = {}
+
+
+def _load_plugins() -> None:
+    for module in filter(None, os.environ.get("VLM3_PLUGINS", "").split(",")):
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ModelError(f"VLM3_PLUGINS names {module!r}, which cannot be imported: {error}") from error
 
 
 def _asked(config: Config) -> list[str]:
@@ -47,19 +66,14 @@ def _asked(config: Config) -> list[str]:
     return sorted({getattr(config.vlm.checkpoint, task) for task in tasks})
 
 
-def _is_served(name: str) -> bool:
-    return name.startswith(("http://", "https://"))
-
-
-def _source(config: Config) -> Source:
-    if config.vlm.test_double:
-        log.warning("answers come from the test double %s, not from a model", config.vlm.test_double)
-        return _TestDouble(config.vlm.test_double)
-    return _ByName(config.vlm)
+def _scheme(name: str) -> str | None:
+    """What a name begins with if that says who answers for it; None for checkpoints on this machine."""
+    scheme, colon, _ = name.partition(":")
+    return scheme if colon and scheme in ("http", "https", *_plugins) else None
 
 
 class _ByName:
-    """Names that begin with http:// or https:// are served models, all others checkpoints on this machine."""
+    """Every model from whom its name says: a server, a plug-in, or a checkpoint on this machine."""
 
     def __init__(self, settings: VlmConfig):
         self._settings = settings
@@ -73,7 +87,8 @@ class _ByName:
         return LocalSource(s.device, s.precision, s.chunk, s.distributions)
 
     def _of(self, name: str) -> Source:
-        return self._served if _is_served(name) else self._local
+        scheme = _scheme(name)
+        return self._local if scheme is None else _plugins.get(scheme, self._served)
 
     def memory_bytes(self, name: str) -> int:
         return self._of(name).memory_bytes(name)
@@ -86,26 +101,3 @@ class _ByName:
 
     def open(self, name: str) -> VLM:
         return self._of(name).open(name)
-
-
-class _TestDouble:
-    """Whatever model is asked for, the same stand-in: ``module:factory:argument``."""
-
-    def __init__(self, spec: str):
-        module, factory, *argument = spec.split(":", 2)
-        try:
-            self._double: VLM = getattr(importlib.import_module(module), factory)(*argument)
-        except (ImportError, AttributeError, OSError) as error:
-            raise ModelError(f"vlm.test_double {spec!r} cannot be made: {error}") from error
-
-    def memory_bytes(self, name: str) -> int:
-        return 0
-
-    def image_scale(self, name: str) -> float:
-        return 1.0
-
-    def free_bytes(self) -> int:
-        return 1
-
-    def open(self, name: str) -> VLM:
-        return self._double

@@ -103,7 +103,6 @@ class Page:
             "title": self._run.folder.resolve().name,
             "version": __version__,
             "facts": self._facts(),
-            "test_double": self._run.run["settings"].get("vlm.test_double", ""),
             "tiles": self._tiles(),
             "sections": [self._section(name, values, shown) for name, values in self._run.metrics.items()],
             "shown": shown,
@@ -120,13 +119,13 @@ class Page:
         tasks = asked.get("node.tasks", [])
         names = {f"vlm.checkpoint.{name}" for task in tasks for name in ASKS.get(task, ())}
         models = sorted({str(asked[name]) for name in names if name in asked})
-        facts = [
+        return [
             ("recording", Path(self._run.run["source"]).name),
             ("truth", Path(self._run.against["truth"]).name),
             ("frames", f"{len(self._stamps)} over {self._seconds[-1]:.1f} s"),
             ("perceived", ", ".join(tasks)),
+            ("models", ", ".join(models)),
         ]
-        return facts if asked.get("vlm.test_double") else [*facts, ("models", ", ".join(models))]
 
     def _tiles(self) -> list[dict[str, str]]:
         tiles = []
