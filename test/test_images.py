@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import struct
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sensor_msgs.msg import CompressedImage, Image
 
-from vlm3_ros.ros import images
+from vlm3_ros import images
+from vlm3_ros.images import metres
+from vlm3_ros.ros import images as ros_images
 from vlm3_ros.ros.images import ENCODINGS, ImageError, rgb
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
@@ -215,6 +220,132 @@ def test_compressed_mono_becomes_rgb():
     np.testing.assert_array_equal(rgb(CompressedImage(data=data)), SMOOTH[..., :1].repeat(3, axis=-1))
 
 
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("form", ["{}; png compressed ", "{}; png compressed", "{}; png"])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_compressed_bayer_mosaic_is_no_picture_yet(pattern, form, depth):
+    """image_transport compresses the mosaic of a Bayer camera as it is, and says so before the semicolon."""
+    shift, dtype = depth - 8, f"<u{depth // 8}"
+    data = cv2.imencode(".png", mosaic(pattern, (200 << shift, 100 << shift, 50 << shift), dtype))[1].tobytes()
+    picture = rgb(CompressedImage(format=form.format(f"bayer_{pattern}{depth}"), data=data))
+    np.testing.assert_array_equal(picture[1:-1, 1:-1], np.broadcast_to((200, 100, 50), (6, 8, 3)))
+
+
+def test_compressed_bayer_mosaic_in_a_file_of_three_channels():
+    rows = cv2.merge([mosaic("rggb", (200, 100, 50))] * 3)
+    picture = rgb(
+        CompressedImage(format="bayer_rggb8; png compressed ", data=cv2.imencode(".png", rows)[1].tobytes())
+    )
+    np.testing.assert_array_equal(picture[1:-1, 1:-1], np.broadcast_to((200, 100, 50), (6, 8, 3)))
+
+
+def test_compressed_bayer_mosaic_that_was_converted_before():
+    picture = rgb(CompressedImage(format="bayer_rggb8; png compressed bgr8", data=encoded("png")))
+    np.testing.assert_array_equal(picture, SMOOTH)
+
+
+def test_unknown_bayer_pattern_is_refused():
+    data = cv2.imencode(".png", mosaic("rggb", (200, 100, 50)))[1].tobytes()
+    with pytest.raises(ImageError, match="bayer_rggb12"):
+        rgb(CompressedImage(format="bayer_rggb12; png compressed ", data=data))
+
+
+@pytest.mark.parametrize(
+    ("form", "red_first"),
+    [
+        ("rgb8; png compressed bgr8", False),
+        ("bgr8; png compressed bgr8", False),
+        ("bgr8; png compressed ", False),
+        ("rgb8; png compressed ", True),  # stored as it was; image_transport's subscriber swaps it back too
+        ("png", False),
+        ("rgb8", False),
+        ("", False),
+    ],
+)
+def test_order_of_colours_is_that_of_the_format(form, red_first):
+    stored = cv2.imencode(".png", SMOOTH if red_first else cv2.cvtColor(SMOOTH, cv2.COLOR_RGB2BGR))[1]
+    np.testing.assert_array_equal(rgb(CompressedImage(format=form, data=stored.tobytes())), SMOOTH)
+
+
+def test_odd_width_cannot_be_yuv():
+    with pytest.raises(ImageError, match="63x48 image cannot be yuyv"):
+        rgb(message("yuyv", np.zeros((48, 63, 2), np.uint8)))
+
+
+# --------------------------------------------------------------------------------- headers before pixels
+
+
+def png(width: int, height: int) -> bytes:
+    """A PNG of one bit a pixel that claims a size, with next to nothing behind it."""
+    ihdr = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    chunks = [(b"IHDR", ihdr), (b"IDAT", zlib.compress(bytes(height * (width // 8 + 1)))), (b"IEND", b"")]
+    parts = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def peak_bytes(action: Callable[[], object]) -> int:
+    """How much the process grew at most while ``action`` ran."""
+    status = Path("/proc/self/status")
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+
+    def value(name: str) -> int:
+        return int(re.search(rf"{name}:\s+(\d+)", status.read_text())[1]) * 1024
+
+    before = value("VmRSS")
+    action()
+    return value("VmHWM") - before
+
+
+def test_huge_picture_is_not_decoded():
+    def refused() -> None:
+        with pytest.raises(ImageError, match="16384x8192"):
+            rgb(CompressedImage(format="png", data=data))
+
+    data = png(16384, 8192)
+    assert peak_bytes(refused) < 20e6
+
+
+def test_one_flipped_bit_takes_no_memory():
+    """A chunk that claims gigabytes: OpenCV alone would make room for them."""
+    data = bytearray(png(32, 24))
+    data[33] ^= 0x40  # of the length of the chunk behind the header
+
+    def refused() -> None:
+        with pytest.raises(ImageError):
+            rgb(CompressedImage(format="png", data=bytes(data)))
+
+    assert peak_bytes(refused) < 20e6
+
+
+@pytest.mark.parametrize("form", ["png", "jpg", "webp", "bmp", "tiff"])
+def test_size_is_read_off_the_header(form):
+    assert images.size(CompressedImage(data=encoded(form))) == (64, 48)
+
+
+def test_size_of_a_raw_image():
+    assert images.size(message("rgb8", COLOUR)) == (8, 6)
+    with pytest.raises(ImageError, match="truncated"):
+        images.size(message("rgb8", COLOUR, height=7))
+
+
+# ------------------------------------------------------------------------------------------------ full scale
+
+
+@pytest.mark.parametrize(
+    ("values", "nothing"),
+    [
+        (np.array([[0, 1000, 65534, 65535]], np.uint16), [True, False, False, True]),
+        (np.array([[0, 100, 254, 255]], np.uint8), [True, False, False, True]),
+        (
+            np.array([[0, 1, np.inf, np.nan, -1, 65.535, 65504, np.finfo(np.float32).max]], np.float32),
+            [True, False, True, True, True, True, True, True],
+        ),
+    ],
+)
+def test_full_scale_is_no_depth(values, nothing):
+    assert np.isnan(metres(values)[0]).tolist() == nothing
+
+
 def test_jpeg_with_padding_behind_it():
     assert rgb(CompressedImage(data=encoded("jpg") + bytes(100))).shape == SMOOTH.shape
 
@@ -265,9 +396,9 @@ def install_cv_bridge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
         monkeypatch.delitem(sys.modules, "cv_bridge", raising=False)
 
-    images._cv_bridge.cache_clear()
+    ros_images._cv_bridge.cache_clear()
     yield install
-    images._cv_bridge.cache_clear()
+    ros_images._cv_bridge.cache_clear()
     sys.modules.pop("cv_bridge", None)
 
 
@@ -322,11 +453,11 @@ def test_cv_bridge_that_cannot_read_it_either(install_cv_bridge, answer, why):
 @pytest.mark.parametrize("encoding", [*ORDERS, *DEEP])
 def test_as_cv_bridge_reads_it(encoding):
     """Where a cv_bridge that works is installed: the same pictures, but for rounding of 16 bits."""
-    if images._cv_bridge() is None:
+    if ros_images._cv_bridge() is None:
         pytest.skip("no cv_bridge that works is installed")
     like = DEEP.get(encoding, encoding)
     rows = np.stack(ORDERS[like], axis=-1)
     sent = message(encoding, rows.astype("<u2") * 257 if encoding in DEEP else rows)
-    theirs = images._cv_bridge()(sent, "bgr8" if encoding.startswith("8U") else "rgb8")
+    theirs = ros_images._cv_bridge()(sent, "bgr8" if encoding.startswith("8U") else "rgb8")
     theirs = theirs[..., ::-1] if encoding.startswith("8U") else theirs
     np.testing.assert_allclose(rgb(sent).astype(int), theirs, atol=1)

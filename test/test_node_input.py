@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
-from live import SIZE, Live, compressed, image, info, live, picture, stamp
+from live import SIZE, Live, compressed, header, image, info, live, picture, stamp
 from sensor_msgs.msg import CameraInfo, Image
 from vision_msgs.msg import Detection3DArray
 
@@ -26,7 +26,6 @@ BAD_IMAGES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "no step": ({"step": 0}, ("/image:", "step 0 is too small")),
     "no pixels": ({"width": 0, "height": 0, "step": 0, "data": b""}, ("/image:", "empty (0x0)")),
     "more rows than data": ({"height": 2**32 - 1}, ("/image:", "truncated")),
-    "odd width in YUV": ({"encoding": "yuyv", "width": 63}, ("/image:", "63x48", "yuyv")),
 }
 BAD_INFOS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "zero intrinsics": ({"k": [0.0] * 9, "p": [0.0] * 12}, ("/camera_info:", "not calibrated", "camera.hfov_deg")),
@@ -34,7 +33,10 @@ BAD_INFOS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "NaN distortion": ({"d": [NAN] * 5}, ("/camera_info:", "NaN")),
     "infinite projection": ({"p": [float("inf")] * 12}, ("/camera_info:", "infinity")),
     "size mismatch": ({"width": 128, "height": 96}, ("/camera_info:", "64x48", "128x96", "camera.hfov_deg")),
-    "unknown distortion": ({"distortion_model": "mirror"}, ("/camera_info:", "'mirror'", "plumb_bob")),
+    "unknown distortion": (
+        {"distortion_model": "mirror", "d": [0.1] * 4},
+        ("/camera_info:", "'mirror'", "plumb_bob"),
+    ),
     "distortion of another model": ({"d": [0.1] * 7}, ("/camera_info:", "7 coefficients", "plumb_bob")),
     "binning of another mode": ({"binning_x": 2, "binning_y": 2}, ("/camera_info:", "64x48", "32x24")),
 }
@@ -111,6 +113,18 @@ def test_camera_info_of_another_camera():
         texts = (f"{image_topic} is in frame 'optical'", f"{info_topic} is for frame 'depth_frame'", "remap")
         refuses(running, image, info(frame_id="depth_frame"), *texts)
         perceives(running, image)
+
+
+@pytest.mark.parametrize(("image_frame", "info_frame"), [("optical", ""), ("", "optical"), ("/optical", "optical")])
+def test_names_of_frames_that_do_not_contradict(image_frame, info_frame):
+    with live() as running:
+        depth = perceives(running, lambda s: image(s, header=header(s, image_frame)), frame_id=info_frame)
+        assert depth.header.frame_id == "optical"
+
+
+def test_camera_info_of_another_frame_may_be_meant():
+    with live({"camera.ignore_info_frame": True}) as running:
+        perceives(running, image, frame_id="camera_link")
 
 
 def test_no_camera_info():

@@ -238,7 +238,7 @@ def test_vlm3_sample_of_one_image(tmp_path):
         ({"pixel_coords": [[64, 0], [0, 0]]}, "outside of the image"),
         ({"pixel_coords": []}, "labels no pixel"),
         ({"intrinsics": [1.0, 2.0]}, "label 2 of .*val.jsonl cannot be read"),
-        ({"image": "rgb/9.png"}, "does not exist"),
+        ({"image": "rgb/9.png"}, "rgb/9.png cannot be read: No such file"),
         ({"intrinsics": [*INTRINSICS, 640, 480]}, "64x48"),
         ({"intrinsics": [0.0, 0.0, 1.0, 1.0, 64, 48]}, "not calibrated"),
     ],

@@ -250,6 +250,18 @@ def test_ambiguous_images_are_listed_with_a_suggestion(tmp_path):
         opened(bag, image="/colour")
 
 
+@pytest.mark.parametrize(
+    ("image", "info"), [("camera", ""), ("", "camera"), ("/camera", "camera"), ("camera", "/camera")]
+)
+def test_names_of_frames_that_do_not_contradict(tmp_path, image, info):
+    entries = [
+        ("/camera/camera_info", START, bags.info(START, info)),
+        ("/camera/image", START, bags.image(START, 1, image)),
+    ]
+    frame = opened(bags.write(tmp_path / "bag", entries)).frame(0)
+    assert (frame.frame_id, frame.camera) == ("camera", bags.CAMERA)
+
+
 def test_camera_info_is_that_beside_the_images_or_of_their_frame(tmp_path):
     images = bags.camera(STAMPS)[1:]
     other = Camera(64, 48, 80.0, 80.0, 31.5, 23.5)
@@ -264,6 +276,8 @@ def test_camera_info_is_that_beside_the_images_or_of_their_frame(tmp_path):
         opened(bags.write(tmp_path / "two", [far, ("/near/camera_info", START, bags.info(START)), *images]))
     with pytest.raises(SourceError, match="belong to different cameras"):
         opened(tmp_path / "none", camera_info="/x/camera_info")
+    overruled = CameraConfig(ignore_info_frame=True)
+    assert opened(tmp_path / "none", overruled, camera_info="/x/camera_info").frame(0).camera == other
     assert opened(tmp_path / "none", CameraConfig(hfov_deg=60.0)).frame(0).camera.fx == pytest.approx(55.43, abs=0.01)
 
 

@@ -29,6 +29,7 @@ REQUIREMENTS = ("core", "vlm", "offline", "report", "train", "test", "ros-jazzy-
 
 # Modules whose apt package, as rosdep names it, has another name.
 ROSDEP_KEYS = {
+    "PIL": "python3-pil",
     "cv2": "python3-opencv",
     "numpy": "python3-numpy",
     "scipy": "python3-scipy",
@@ -142,7 +143,7 @@ def test_wheel_without_ros(sources, tmp_path):
     assert {f"{share}/vlm3_ros/{path}" for path in SHARED} <= set(names)
     assert f"{share}/ament_index/resource_index/packages/vlm3_ros" in names
     needed = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", metadata, re.MULTILINE)
-    assert sorted(needed) == ["numpy", "opencv-python-headless", "scipy"]
+    assert sorted(needed) == ["numpy", "opencv-python-headless", "pillow", "scipy"]
 
 
 @pytest.mark.slow

@@ -29,6 +29,10 @@ def projection(fx: float, fy: float, cx: float, cy: float) -> tuple[float, ...]:
     return (fx, 0.0, cx, 0.0, 0.0, fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
+def intrinsics(fx: float, fy: float, cx: float, cy: float) -> tuple[float, ...]:
+    return (fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0)
+
+
 # ------------------------------------------------------------------------------------------- rectification
 
 
@@ -239,11 +243,16 @@ def test_field_of_view_stands_in_for_a_calibration():
         ({"p": (*PLAIN.p[:2], NAN, *PLAIN.p[3:])}, ["P of camera_info holds NaN"]),
         ({"p": projection(1.0, 1.0, 320.0, 240.0)}, ["P of camera_info has fx = 1", "field of view"]),
         ({"d": (NAN, 0.0, 0.0, 0.0, 0.0)}, ["D of camera_info holds NaN"]),
-        ({"d": (0.1,) * 8}, ["8 coefficients", "'plumb_bob'", "4 or 5"]),
+        ({"d": (0.1,) * 8}, ["8 coefficients", "'plumb_bob'", "4 to 5"]),
         ({"d": (0.1,)}, ["1 coefficients"]),
         ({"distortion_model": "equidistant", "d": (0.1,) * 5}, ["5 coefficients", "'equidistant'"]),
-        ({"distortion_model": "rational_polynomial", "d": (0.1,) * 5}, ["8 or 12 or 14"]),
-        ({"distortion_model": "", "d": (0.1,) * 5}, ["5 coefficients"]),
+        ({"distortion_model": "fisheye", "d": (0.1,) * 5}, ["5 coefficients", "'fisheye'"]),
+        ({"distortion_model": "rational_polynomial", "d": (0.1,) * 15}, ["15 coefficients", "4 to 14"]),
+        ({"distortion_model": "", "d": (0.1,) * 5}, ["distortion model ''", "plumb_bob"]),
+        ({"distortion_model": "mirror", "d": (0.1,) * 5}, ["'mirror'", "plumb_bob"]),
+        ({"k": intrinsics(500.0, 510.0, 640.0, 480.0)}, ["(640, 480)", "1280x960"]),
+        ({"k": intrinsics(500.0, 510.0, 160.0, 120.0)}, ["(160, 120)", "320x240"]),
+        ({"k": intrinsics(500.0, 510.0, 0.0, 0.0)}, ["(0, 0)", "640x480"]),
         ({"distortion_model": "omnidirectional"}, ["'omnidirectional'", "plumb_bob", "camera.input_rectified"]),
         ({"r": (2.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0, 2.0)}, ["no rotation matrix", "identity"]),
         ({"r": (-1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)}, ["no rotation matrix"]),
@@ -255,6 +264,49 @@ def test_wrong_calibrations_are_refused_with_what_to_do(changes, texts):
         Rectifier(replace(PLAIN, **changes), (640, 480))
     for text in texts:
         assert text in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "d", "same"),
+    [
+        ("plumb_bob", (*PLUMB_BOB, 0.0, 0.0, 0.0), ("plumb_bob", PLUMB_BOB)),
+        ("plumb_bob", (*PLUMB_BOB, *[0.0] * 9), ("plumb_bob", PLUMB_BOB)),
+        ("rational_polynomial", PLUMB_BOB, ("plumb_bob", PLUMB_BOB)),
+        ("rational_polynomial", (*PLUMB_BOB, *[0.0] * 10), ("plumb_bob", PLUMB_BOB)),
+        ("Brown-Conrady", PLUMB_BOB, ("plumb_bob", PLUMB_BOB)),
+        ("radtan", PLUMB_BOB[:4], ("plumb_bob", (*PLUMB_BOB[:4], 0.0))),
+        ("fisheye", EQUIDISTANT, ("equidistant", EQUIDISTANT)),
+        ("KANNALA_BRANDT", EQUIDISTANT, ("equidistant", EQUIDISTANT)),
+        ("equidistant", (*EQUIDISTANT, 0.0), ("equidistant", EQUIDISTANT)),
+        ("equidistant", (), ("equidistant", (0.0,) * 4)),
+        ("", (), ("plumb_bob", ())),
+        ("pinhole", (), ("plumb_bob", ())),
+        ("none", (0.0,) * 5, ("plumb_bob", ())),
+        ("perspective", (0.0,) * 8, ("plumb_bob", ())),
+    ],
+)
+def test_distortion_is_judged_by_its_content(name, d, same, rng):
+    """Zeros at the end, another name of the same model, a name for no distortion: nothing of it changes a pixel."""
+    image = rng.integers(0, 255, (480, 640, 3), np.uint8)
+    rectified, expected = (
+        Rectifier(replace(PLAIN, distortion_model=model, d=values), (640, 480))(image)
+        for model, values in ((name, d), same)
+    )
+    np.testing.assert_array_equal(rectified, expected)
+
+
+@pytest.mark.parametrize(
+    ("cx", "cy", "more"),
+    [
+        (400.0, 240.0, {}),  # one lens of a stereo pair, or a crop on one side
+        (320.0, 400.0, {}),
+        (640.0, 480.0, {"roi": (320, 240, 640, 480), "width": 1280, "height": 960}),
+    ],
+)
+def test_principal_point_may_be_off_the_middle(cx, cy, more):
+    calibration = replace(PLAIN, k=intrinsics(500.0, 510.0, cx, cy), p=(0.0,) * 12, **more)
+    camera = Rectifier(calibration, (640, 480)).camera
+    assert (camera.cx, camera.cy) == ((320.0, 240.0) if more else (cx, cy))
 
 
 def test_an_image_of_another_size_than_the_rectifier_is_refused():

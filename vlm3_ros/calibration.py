@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -53,8 +54,10 @@ class Rectifier:
         target = _in_image(_projection(calibration), calibration)
         self.camera = Camera(*size, target[0, 0], target[1, 1], target[0, 2], target[1, 2])
         self._R = np.reshape(calibration.r, (3, 3)) if any(calibration.r) else np.eye(3)
-        self._D = np.array(calibration.d if any(calibration.d) else (0.0,) * 4, float)
-        self._fisheye = calibration.distortion_model == "equidistant"  # no pinhole, even with all coefficients zero
+        self._fisheye = (
+            distortion_model(calibration.distortion_model) == "equidistant"
+        )  # no pinhole, even with D zero
+        self._D = _padded(_coefficients(calibration))
         unchanged = np.allclose(self._R, np.eye(3), atol=1e-9) and np.allclose(target[:2], self._K[:2], atol=1e-6)
         self._nothing_to_do = already_rectified or (unchanged and not self._D.any() and not self._fisheye)
 
@@ -92,6 +95,11 @@ class Rectifier:
         return (*cv2.convertMaps(u, v, cv2.CV_16SC2), rounded, None if valid.all() else valid)
 
 
+def _padded(d: Sequence[float]) -> np.ndarray:
+    """Coefficients with zeros behind them up to a number that OpenCV takes."""
+    return np.array([*d, *[0.0] * (next(n for n in (4, 5, 8, 12, 14) if n >= len(d)) - len(d))])
+
+
 def _turning_point(D: np.ndarray, fisheye: bool) -> float:
     """Distance from the optical axis (tan θ; θ for fisheye) beyond which the distortion polynomial runs backwards.
 
@@ -109,7 +117,20 @@ def _turning_point(D: np.ndarray, fisheye: bool) -> float:
     return float(r[backwards[0]]) if backwards.size else math.inf
 
 
-COEFFICIENTS = {"plumb_bob": (0, 4, 5), "rational_polynomial": (0, 8, 12, 14), "equidistant": (0, 4), "": (0,)}
+# Distortion models by most coefficients, and the other names they go by. plumb_bob is the beginning of
+# rational_polynomial, as OpenCV has them; a model without coefficients is that of a pinhole.
+COEFFICIENTS = {"plumb_bob": 5, "rational_polynomial": 14, "equidistant": 4}
+ALIASES = {
+    "brown_conrady": "plumb_bob",
+    "radtan": "plumb_bob",
+    "radial_tangential": "plumb_bob",
+    "rational": "rational_polynomial",
+    "fisheye": "equidistant",
+    "equi": "equidistant",
+    "kannala_brandt": "equidistant",
+    "kannala_brandt4": "equidistant",
+}
+NO_PINHOLE = ("fish", "omni", "sphere", "theta", "unified", "mei", "cylind", "panoram", "fov", "division")
 MAX_FOV_DEG = 178.0  # a wider pinhole image is a calibration that was never made, such as fx = 1
 CALIBRATE = (
     "(ros2 run camera_calibration cameracalibrator), or set camera.hfov_deg to its horizontal field of view to leave "
@@ -130,6 +151,9 @@ def _check(c: Calibration, size: tuple[int, int], already_rectified: bool) -> No
             "both must come from one driver mode; resize camera_info along with the image (image_proc resize does), "
             "or set camera.hfov_deg to leave camera_info out"
         )
+    if not all(c.roi[2:]):  # in a part of the sensor its middle may be anywhere
+        matrix = _projection(c) if already_rectified else np.reshape(c.k, (3, 3))
+        _check_principal_point((c.width, c.height), matrix[0, 2], matrix[1, 2])
 
 
 def _check_intrinsics(name: str, matrix: np.ndarray, size: tuple[int, int]) -> None:
@@ -160,19 +184,49 @@ def _check_rotation(c: Calibration) -> None:
 def _check_distortion(c: Calibration) -> None:
     if not np.isfinite(c.d).all():
         raise CalibrationError(f"D of camera_info holds NaN or infinity; calibrate the camera {CALIBRATE}")
-    if c.distortion_model not in COEFFICIENTS:
-        known = ", ".join(name for name in COEFFICIENTS if name)
+    model = distortion_model(c.distortion_model)
+    known = ", ".join([*COEFFICIENTS, *ALIASES])
+    if model not in COEFFICIENTS:
+        # Without coefficients nothing is to be undone whatever the name, unless it is that of another kind of lens.
+        if any(c.d) or any(part in model for part in NO_PINHOLE):
+            raise CalibrationError(
+                f"distortion model {c.distortion_model!r} is not supported (known: {known}): rectify the image "
+                "before (image_proc) and set camera.input_rectified"
+            )
+        return
+    used = len(_coefficients(c))
+    if used > COEFFICIENTS[model] or (used and len(c.d) < 4):
         raise CalibrationError(
-            f"distortion model {c.distortion_model!r} is not supported (known: {known}): rectify the image before "
-            "(image_proc) and set camera.input_rectified"
+            f"D of camera_info has {max(used, len(c.d))} coefficients, but distortion model {c.distortion_model!r} "
+            f"takes 4 to {COEFFICIENTS[model]}: correct the name of the model, or calibrate the camera {CALIBRATE}"
         )
-    allowed = COEFFICIENTS[c.distortion_model]
-    if len(c.d) not in allowed and any(c.d):
-        numbers = " or ".join(map(str, allowed))
-        raise CalibrationError(
-            f"D of camera_info has {len(c.d)} coefficients, but distortion model {c.distortion_model!r} takes "
-            f"{numbers}: correct the name of the model, or calibrate the camera {CALIBRATE}"
-        )
+
+
+def distortion_model(name: str) -> str:
+    """The name that ROS has for a distortion model, by whatever name it goes; unknown ones as they are."""
+    plain = name.strip().casefold().replace("-", "_").replace(" ", "_")
+    return ALIASES.get(plain, plain)
+
+
+def _coefficients(c: Calibration) -> tuple[float, ...]:
+    """D without the zeros at its end, which change nothing."""
+    return c.d[: max((i for i, value in enumerate(c.d, 1) if value), default=0)]
+
+
+def _check_principal_point(size: tuple[int, int], cx: float, cy: float) -> None:
+    """Raise CalibrationError if intrinsics are of images of another size than ``size`` (width, height).
+
+    Resized images with the intrinsics of before show it by a principal point at their border or beyond it, or off the
+    middle by the same large factor on both axes. One that is off on one axis may be a stereo pair's or a crop's.
+    """
+    across, down = 2 * cx / size[0], 2 * cy / size[1]
+    if 0.1 <= across <= 1.9 and 0.1 <= down <= 1.9 and not (max(across, down) <= 0.7 or min(across, down) >= 1.4):
+        return
+    raise CalibrationError(
+        f"the principal point, ({cx:g}, {cy:g}), is not near the middle of a {size[0]}x{size[1]} image: the "
+        f"intrinsics seem to be of one of about {2 * cx:.0f}x{2 * cy:.0f}; use those of this size, or set "
+        "camera.hfov_deg"
+    )
 
 
 def _projection(c: Calibration) -> np.ndarray:

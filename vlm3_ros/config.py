@@ -92,6 +92,9 @@ class CameraConfig:
     input_rectified: bool = setting(
         False, "the image topic is rectified already (image_rect): use camera_info's P, leave out D and R"
     )
+    ignore_info_frame: bool = setting(
+        False, "camera_info belongs to the images even if its header names another frame than theirs"
+    )
     hfov_deg: float = setting(
         0.0,
         "horizontal field of view in degrees of a camera without usable camera_info; 0: camera_info is required",

@@ -5,15 +5,26 @@ The messages may be of any library that has them (rclpy, rosbags): only their fi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 
+from vlm3_ros import image_files
+from vlm3_ros.image_files import ImageError
 
-class ImageError(ValueError):
-    """An image message cannot be decoded; the message says why."""
+__all__ = [
+    "DEPTH_ENCODINGS",
+    "ENCODINGS",
+    "ImageError",
+    "compressed_depth",
+    "decoded",
+    "decompressed",
+    "depth",
+    "size",
+]
 
 
 class RawMessage(Protocol):
@@ -79,6 +90,24 @@ DEPTH_ENCODINGS = {  # REP 118: metres as floats, or millimetres
 }
 
 
+RGB_ORDER = ("rgb8", "rgba8", "rgb16", "rgba16")
+FULL_SCALES = (  # what is stored where nothing was measured, in metres; see `metres`
+    np.float32(65.535),  # 16-bit millimetres, converted to floats on the way
+    np.float32(65504.0),  # half floats
+    np.finfo(np.float32).max,
+)
+
+
+def size(message: RawMessage | CompressedMessage) -> tuple[int, int]:
+    """(width, height) of the picture, before it is decoded. Raises ImageError."""
+    if hasattr(message, "format"):
+        with _of_format(message.format):
+            return image_files.size(bytes(message.data))
+    if message.encoding in ENCODINGS:
+        _check(message, ENCODINGS[message.encoding])
+    return message.width, message.height
+
+
 def decoded(message: RawMessage) -> np.ndarray:
     """The picture as uint8 [height, width, 3] RGB, not written to by anyone else. Raises ImageError."""
     picture = _pixels(message, ENCODINGS)
@@ -90,20 +119,43 @@ def decoded(message: RawMessage) -> np.ndarray:
             f"a {message.width}x{message.height} image cannot be {message.encoding}: {error.err}"
         ) from error
     if converted.dtype == np.uint16:
-        return (converted.view(np.uint16) >> 8).astype(np.uint8)
+        return _upper_half(converted)
     # Data that needed no conversion still belongs to the message.
     return converted.copy() if np.shares_memory(converted, np.frombuffer(message.data, np.uint8)) else converted
 
 
 def decompressed(message: CompressedMessage) -> np.ndarray:
     """The picture in a JPEG, PNG or other image file as uint8 [height, width, 3] RGB. Raises ImageError."""
-    picture = _file(np.frombuffer(message.data, np.uint8), message.format, cv2.IMREAD_COLOR)
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    with _of_format(message.format):
+        return colours(image_files.pixels(bytes(message.data)), _stored_encoding(message.format))
+
+
+def colours(values: np.ndarray, encoding: str = "") -> np.ndarray:
+    """The values of an image file as uint8 [height, width, 3] RGB. Raises ImageError.
+
+    ``encoding`` says what was stored where that is not OpenCV's order: a Bayer mosaic, or red first.
+    """
+    channels = 1 if values.ndim == 2 else values.shape[2]
+    if values.dtype not in (np.uint8, np.uint16):
+        raise ImageError(f"{values.dtype} values are no picture; is it depth?")
+    if encoding.startswith("bayer_") and (channels == 1 or _is_grey(values)):
+        if encoding not in ENCODINGS:
+            raise ImageError(f"unknown Bayer pattern {encoding!r}")
+        values, to_rgb = values.reshape(*values.shape[:2], -1)[..., 0], ENCODINGS[encoding].to_rgb
+    elif encoding in RGB_ORDER and channels > 1:
+        to_rgb = cv2.COLOR_RGBA2RGB if channels == 4 else None
+    else:
+        to_rgb = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}[channels]
+    try:
+        picture = values if to_rgb is None else cv2.cvtColor(np.ascontiguousarray(values), to_rgb)
+    except cv2.error as error:
+        raise ImageError(f"a {values.shape[1]}x{values.shape[0]} image cannot be {encoding}: {error.err}") from error
+    return _upper_half(picture) if picture.dtype == np.uint16 else picture
 
 
 def depth(message: RawMessage) -> np.ndarray:
     """A depth image as float32 [height, width] in metres, NaN unknown (REP 118). Raises ImageError."""
-    return _metres(_pixels(message, DEPTH_ENCODINGS)[..., 0])
+    return metres(_pixels(message, DEPTH_ENCODINGS)[..., 0])
 
 
 def compressed_depth(message: CompressedMessage) -> np.ndarray:
@@ -113,17 +165,19 @@ def compressed_depth(message: CompressedMessage) -> np.ndarray:
     quantised inverse depth, z = A / (value - B).
     """
     encoding, _, kind = message.format.partition(";")
-    data = np.frombuffer(message.data, np.uint8)
+    data = bytes(message.data)
     if "compressedDepth" not in kind:
-        return _metres(_file(data, message.format, cv2.IMREAD_UNCHANGED))
+        with _of_format(message.format):
+            return metres(image_files.pixels(data))
     if "rvl" in kind:
         raise ImageError(f"depth of format {message.format!r} cannot be read, only png can: record it as png or raw")
-    values = _file(data[12:], message.format, cv2.IMREAD_UNCHANGED)
+    with _of_format(f"{message.format}, which begins with 12 bytes of its own"):
+        values = image_files.pixels(data[12:])
     if encoding.strip() != "32FC1":
-        return _metres(values)
-    a, b = data[4:12].view("<f4")
+        return metres(values)
+    a, b = np.frombuffer(data[4:12], "<f4")
     with np.errstate(divide="ignore", invalid="ignore"):
-        return _metres(np.where(values > 0, a / (values - b), np.float32(np.nan)).astype(np.float32))
+        return metres(np.where(values > 0, a / (values - b), np.float32(np.nan)).astype(np.float32))
 
 
 def _pixels(message: RawMessage, encodings: Mapping[str, _Encoding]) -> np.ndarray:
@@ -131,9 +185,19 @@ def _pixels(message: RawMessage, encodings: Mapping[str, _Encoding]) -> np.ndarr
     encoding = encodings.get(message.encoding)
     if encoding is None:
         raise ImageError(f"unknown encoding {message.encoding!r} (known: {', '.join(encodings)})")
+    _check(message, encoding)
     dtype = np.dtype(encoding.dtype).newbyteorder(">" if message.is_bigendian else "<")
+    rows = int(message.height * encoding.height_factor)
+    data = np.frombuffer(message.data, np.uint8)
+    strides = (message.step, encoding.channels * dtype.itemsize, dtype.itemsize)
+    picture = np.ndarray((rows, message.width, encoding.channels), dtype, data, strides=strides)
+    return np.ascontiguousarray(picture, dtype.newbyteorder("="))
+
+
+def _check(message: RawMessage, encoding: _Encoding) -> None:
+    """Raise ImageError unless there is all the data that the message says it has."""
     width, rows = message.width, int(message.height * encoding.height_factor)
-    row_bytes = width * encoding.channels * dtype.itemsize
+    row_bytes = width * encoding.channels * np.dtype(encoding.dtype).itemsize
     if not width or not rows:
         raise ImageError(f"the image is empty ({width}x{message.height})")
     if message.step < row_bytes:
@@ -142,40 +206,55 @@ def _pixels(message: RawMessage, encodings: Mapping[str, _Encoding]) -> np.ndarr
         )
     # The last row needs no padding behind it; some drivers leave it out.
     needed = message.step * (rows - 1) + row_bytes
-    data = np.frombuffer(message.data, np.uint8)
-    if data.size < needed:
+    if len(message.data) < needed:
         raise ImageError(
-            f"the data is truncated: {data.size} bytes, but {width}x{message.height} {message.encoding} "
+            f"the data is truncated: {len(message.data)} bytes, but {width}x{message.height} {message.encoding} "
             f"at step {message.step} has {needed}"
         )
-    strides = (message.step, encoding.channels * dtype.itemsize, dtype.itemsize)
-    picture = np.ndarray((rows, width, encoding.channels), dtype, data, strides=strides)
-    return np.ascontiguousarray(picture, dtype.newbyteorder("="))
 
 
-def _file(data: np.ndarray, kind: str, flags: int) -> np.ndarray:
-    """The picture in the bytes of an image file, as OpenCV reads it."""
-    if not data.size:
-        raise ImageError("the compressed image holds no data")
-    if _is_cut_off(data.tobytes()):
-        raise ImageError(f"the compressed image is truncated: {data.size} bytes hold no whole JPEG file")
-    try:
-        picture = cv2.imdecode(data, flags | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error as error:
-        raise ImageError(f"the compressed image cannot be decoded: {error.err}") from error
-    if picture is None:
-        raise ImageError(f"{data.size} bytes of format {kind!r} are no image OpenCV can decode")
-    return picture
+def metres(values: np.ndarray, scale: float = 1000.0) -> np.ndarray:
+    """Depth values [height, width] as float32 metres, NaN unknown.
 
-
-def _is_cut_off(data: bytes) -> bool:
-    """Whether a JPEG file has no end-of-image marker behind its last scan; OpenCV 4 fills what is missing in grey."""
-    return data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
-
-
-def _metres(values: np.ndarray) -> np.ndarray:
-    """REP 118's integers (millimetres, 0 unknown) and floats (metres, NaN or infinity unknown) as float32 metres."""
-    if values.ndim != 2 or values.dtype not in (np.uint16, np.float32):
+    REP 118: integers are ``scale`` to a metre with 0 unknown, floats are metres with NaN or infinity unknown. The
+    full scale of a type is unknown too: it is what cameras and converters store where they measured nothing. Raises
+    ImageError.
+    """
+    if values.ndim != 2 or values.dtype not in (np.uint8, np.uint16, np.float32):
         raise ImageError(f"{values.dtype} {values.shape} is no depth image")
-    metres = values / np.float32(1000) if values.dtype == np.uint16 else values
-    return np.where(np.isfinite(metres) & (metres > 0), metres, np.float32(np.nan)).astype(np.float32)
+    if values.dtype == np.float32:
+        found, known = values, np.isfinite(values) & (values > 0) & ~np.isin(values, FULL_SCALES)
+    else:
+        found, known = values / np.float32(scale), (values > 0) & (values < np.iinfo(values.dtype).max)
+    return np.where(known, found, np.float32(np.nan)).astype(np.float32)
+
+
+@contextmanager
+def _of_format(form: str) -> Iterator[None]:
+    """Name CompressedImage.format in an ImageError."""
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(f"{error}; its format is {form!r}") from error
+
+
+def _stored_encoding(form: str) -> str:
+    """What the values in a file of CompressedImage.format are, where they are not as image files have them.
+
+    image_transport writes "ENCODING; jpeg compressed TARGET". Where it converted the image, TARGET is what is in the
+    file; without it the values are stored as they were: a Bayer mosaic, or red where files have blue.
+    """
+    encoding, _, rest = form.partition(";")
+    if any(word in ENCODINGS for word in rest.split()):
+        return ""
+    return encoding.strip() if "compressed" in rest or encoding.startswith("bayer_") else ""
+
+
+def _is_grey(values: np.ndarray) -> bool:
+    """Whether all channels [height, width, C] are the same."""
+    return bool((values == values[..., :1]).all())
+
+
+def _upper_half(values: np.ndarray) -> np.ndarray:
+    """16 bits as 8."""
+    return (values.view(np.uint16) >> 8).astype(np.uint8)

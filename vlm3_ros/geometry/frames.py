@@ -22,6 +22,11 @@ def bare(frame: str) -> str:
     return frame.lstrip("/")
 
 
+def same(a: str, b: str) -> bool:
+    """Whether two names may be of one frame: a slash in front makes no difference, an empty name contradicts none."""
+    return not bare(a) or not bare(b) or bare(a) == bare(b)
+
+
 def ancestors(frame: str, parent_of: ParentOf) -> dict[str, np.ndarray]:
     """All ancestors of a frame, itself included, nearest first, with T_ancestor_frame."""
     found, T = {frame: np.eye(4)}, np.eye(4)

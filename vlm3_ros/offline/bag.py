@@ -14,11 +14,12 @@ import numpy as np
 from vlm3_ros import images, messages
 from vlm3_ros.calibration import Calibration
 from vlm3_ros.config import CameraConfig
+from vlm3_ros.geometry import frames
 from vlm3_ros.geometry.box3d import Box3D
 from vlm3_ros.images import ImageError
 from vlm3_ros.offline import poses, topics
 from vlm3_ros.offline.reader import BagReader, Series
-from vlm3_ros.offline.sources import Choices, FrameError, SourceError, Truth, nearest, rectified, rectified_depth
+from vlm3_ros.offline.sources import Choices, FrameError, SourceError, Truth, nearest, rectified_depth, rectifier
 from vlm3_ros.perception import Frame
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class BagSource:
         self._topic = topics.image_topic(self._bag, choices.image)
         self._images = Series(self._bag, self._topic)
         try:
-            self._frame_id: str = self._bag.first(self._topic).header.frame_id
+            self._frame_id = frames.bare(self._bag.first(self._topic).header.frame_id)
         except FrameError as error:
             raise SourceError(str(error)) from error
         self._calibrations = self._read_calibrations()
@@ -51,10 +52,13 @@ class BagSource:
         message = self._images[index]
         compressed = self._bag.topics[self._topic] == topics.COMPRESSED
         try:
+            # What does not fit the calibration is not decoded.
+            rectify = rectifier(images.size(message), self._calibration(stamp), self._settings)
             image = images.decompressed(message) if compressed else images.decoded(message)
         except ImageError as error:
             raise FrameError(str(error)) from error
-        return rectified(stamp, message.header.frame_id, image, self._calibration(stamp), self._settings)
+        frame_id = frames.bare(message.header.frame_id) or self._frame_id
+        return Frame("", stamp, frame_id, rectify(image), rectify.camera, rectify.valid)
 
     def truth(self, index: int) -> Truth:
         stamp = self.stamps[index]
@@ -86,13 +90,15 @@ class BagSource:
             ((messages.nanoseconds(m.header) or time, m) for time, m in self._bag.messages(topic)), key=lambda e: e[0]
         )
         for stamp, message in stamped:
+            self._frame_id = self._frame_id or frames.bare(message.header.frame_id)
             calibration = messages.calibration(message)
             if not found or found[-1][1] != calibration:
                 found.append((stamp, calibration))
-            if message.header.frame_id != self._frame_id:
+            if not self._settings.ignore_info_frame and not frames.same(message.header.frame_id, self._frame_id):
                 raise SourceError(
                     f"{self._topic} is in frame {self._frame_id!r}, but {topic} is for frame "
-                    f"{message.header.frame_id!r}: the two belong to different cameras; name another --camera-info"
+                    f"{message.header.frame_id!r}: the two belong to different cameras; name another --camera-info, "
+                    "or --set camera.ignore_info_frame=true if they are of one camera all the same"
                 )
         return found
 
@@ -130,7 +136,7 @@ class BagSource:
         if self._objects is None or (index := nearest(self._objects.stamps, stamp)) is None:
             return None
         message = self._objects[index]
-        if message.header.frame_id != self._frame_id:
+        if not frames.same(message.header.frame_id, self._frame_id):
             raise SourceError(
                 f"{self._objects.topic} is in frame {message.header.frame_id!r}, not in that of the images, "
                 f"{self._frame_id!r}: true boxes must be in the camera's frame"

@@ -60,7 +60,7 @@ class FolderSource(DataSet):
                 f"{path.parent} does not say how many units are a metre: give --depth-scale, for example 1000 "
                 "(millimetres: RealSense, ScanNet, NYUv2's sync folders), 5000 (TUM), 256 (KITTI), 1310.7 (iBims-1)"
             )
-        return Truth(read_truth(path, self._scale, self._intrinsics, self._settings))
+        return Truth(read_truth(path, self._scale))
 
 
 def is_pair(folder: Path) -> bool:

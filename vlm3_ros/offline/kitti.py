@@ -29,20 +29,22 @@ class KittiSource(DataSet):
         self._stamps = _stamps(drive / name / "timestamps.txt", self._images)
         self._depths = drive / "proj_depth" / "groundtruth" / name
         self._settings = settings
-        self._intrinsics = choices.intrinsics or _intrinsics(drive, name.removeprefix("image_"))
+        self._intrinsics, self._size = choices.intrinsics, None
+        if not self._intrinsics:
+            self._intrinsics, self._size = _intrinsics(drive, name.removeprefix("image_"))
 
     @property
     def stamps(self) -> Sequence[int]:
         return self._stamps
 
     def frame(self, index: int) -> Frame:
-        return read_frame(self._images[index], self._stamps[index], self._intrinsics, self._settings)
+        return read_frame(self._images[index], self._stamps[index], self._intrinsics, self._settings, self._size)
 
     def truth(self, index: int) -> Truth:
         path = self._depths / f"{self._images[index].stem}.png"
         if not path.exists():  # the first and last five images of a drive have none
             return Truth()
-        return Truth(read_truth(path, DEPTH_SCALE, self._intrinsics, self._settings))
+        return Truth(read_truth(path, DEPTH_SCALE))
 
 
 def is_drive(folder: Path) -> bool:
@@ -64,22 +66,22 @@ def _camera(drive: Path, named: str) -> str:
     return found[0]
 
 
-def _intrinsics(drive: Path, camera: str) -> tuple[float, ...]:
-    """fx, fy, cx, cy of the rectified images, from P_rect. Raises SourceError."""
+def _intrinsics(drive: Path, camera: str) -> tuple[tuple[float, ...], tuple[int, int] | None]:
+    """fx, fy, cx, cy and size of the rectified images, from P_rect and S_rect. Raises SourceError."""
     path = next((folder / CALIBRATION for folder in (drive, drive.parent) if (folder / CALIBRATION).exists()), None)
     if path is None:
         raise SourceError(
             f"neither {drive} nor the folder above it has a {CALIBRATION}: put it there, or give --intrinsics"
         )
-    for line in path.read_text().splitlines():
-        name, _, numbers = line.partition(":")
-        if name == f"P_rect_{camera}":
-            try:
-                p = np.array(numbers.split(), float).reshape(3, 4)
-            except ValueError as error:
-                raise SourceError(f"P_rect_{camera} in {path} is no matrix of 3x4 numbers: {error}") from error
-            return p[0, 0], p[1, 1], p[0, 2], p[1, 2]
-    raise SourceError(f"{path} has no P_rect_{camera}")
+    lines = dict(line.partition(":")[::2] for line in path.read_text().splitlines())
+    if f"P_rect_{camera}" not in lines:
+        raise SourceError(f"{path} has no P_rect_{camera}")
+    try:
+        p = np.array(lines[f"P_rect_{camera}"].split(), float).reshape(3, 4)
+        size = [int(float(number)) for number in lines.get(f"S_rect_{camera}", "").split()]
+    except ValueError as error:
+        raise SourceError(f"P_rect_{camera} or S_rect_{camera} in {path} is no matrix: {error}") from error
+    return (p[0, 0], p[1, 1], p[0, 2], p[1, 2]), (size[0], size[1]) if len(size) == 2 else None
 
 
 def _stamps(path: Path, images: Sequence[Path]) -> list[int]:

@@ -1,6 +1,6 @@
 """A folder described by a manifest.json: images with intrinsics, depth and poses, and boxes in the world.
 
-    {"frames": [{"rgb": "rgb/0.png", "K": [fx, fy, cx, cy], "stamp": 12.5,            # seconds
+    {"frames": [{"rgb": "rgb/0.png", "width": 640, "height": 480, "K": [fx, fy, cx, cy], "stamp": 12.5,  # seconds
                  "depth": "depth/0.png", "depth_scale": 1000, "T_world_cam": [[...], ...]}, ...],
      "boxes": [{"label": "table", "center_m": [x, y, z], "size_m": [x, y, z], "yaw_rad": 0.2}, ...]}
 
@@ -61,14 +61,15 @@ class ManifestSource(DataSet):
         entry = self._entries[index]
         if "rgb" not in entry or "K" not in entry:
             raise FrameError(f"frame {index} of the manifest lacks rgb or K")
-        return read_frame(self._folder / entry["rgb"], self._stamps[index], entry["K"], self._settings)
+        size = (entry["width"], entry["height"]) if {"width", "height"} <= entry.keys() else None
+        return read_frame(self._folder / entry["rgb"], self._stamps[index], entry["K"], self._settings, size)
 
     def truth(self, index: int) -> Truth:
         entry, depth = self._entries[index], None
         T = _pose(entry["T_world_cam"]) if "T_world_cam" in entry else None
         if entry.get("depth"):
             try:
-                depth = read_truth(self._folder / entry["depth"], entry["depth_scale"], entry["K"], self._settings)
+                depth = read_truth(self._folder / entry["depth"], entry["depth_scale"])
             except KeyError as error:
                 log.warning("frame %d of the manifest has depth but no %s", index, error)
         boxes = [box.seen_from(T) for box in self._boxes] if self._boxes and T is not None else None

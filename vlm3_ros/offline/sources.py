@@ -5,20 +5,22 @@ from __future__ import annotations
 import bisect
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
-import cv2
 import numpy as np
 
+from vlm3_ros import image_files, images
 from vlm3_ros.calibration import Calibration, Rectifier
 from vlm3_ros.camera import CalibrationError
 from vlm3_ros.config import CameraConfig
 from vlm3_ros.geometry.box3d import Box3D
+from vlm3_ros.images import ImageError
 from vlm3_ros.perception import Frame
 
 log = logging.getLogger(__name__)
@@ -91,19 +93,19 @@ def rectified(
     stamp: int, frame_id: str, image: np.ndarray, calibration: Calibration | None, settings: CameraConfig
 ) -> Frame:
     """A frame from an image as the camera gave it, uint8 [height, width, 3] RGB. Raises FrameError."""
-    rectify = _rectify(image, calibration, settings)
+    rectify = rectifier((image.shape[1], image.shape[0]), calibration, settings)
     return Frame("", stamp, frame_id, rectify(image), rectify.camera, rectify.valid)
 
 
 def rectified_depth(depth: np.ndarray, calibration: Calibration | None, settings: CameraConfig) -> np.ndarray:
     """Depth [height, width] on the raw image as depth on the rectified one. Raises FrameError."""
-    rectify = _rectify(depth, calibration, settings)
+    rectify = rectifier((depth.shape[1], depth.shape[0]), calibration, settings)
     on_rectified = rectify(depth, nearest=True)
     return on_rectified if rectify.valid is None else np.where(rectify.valid, on_rectified, np.float32(np.nan))
 
 
-def _rectify(image: np.ndarray, calibration: Calibration | None, settings: CameraConfig) -> Rectifier:
-    size = (image.shape[1], image.shape[0])
+def rectifier(size: tuple[int, int], calibration: Calibration | None, settings: CameraConfig) -> Rectifier:
+    """What turns raw images of ``size`` (width, height) into those of a pinhole. Raises FrameError."""
     if settings.hfov_deg > 0.0:
         calibration = Calibration.from_fov(*size, settings.hfov_deg)
     if calibration is None:
@@ -125,33 +127,53 @@ def pinhole(size: tuple[int, int], intrinsics: Sequence[float]) -> Calibration:
 
 def read_image(path: Path) -> np.ndarray:
     """The picture in a file as uint8 [height, width, 3] RGB. Raises FrameError."""
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if picture is None:
-        raise FrameError(f"{path} {'holds no image OpenCV can read' if path.exists() else 'does not exist'}")
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    with _file(path) as data:
+        return images.colours(image_files.pixels(data))
 
 
 def read_depth(path: Path, scale: float) -> np.ndarray:
-    """Depth from a file of integers, metres = value / ``scale`` and 0 unknown: float32 [height, width] with NaN."""
-    values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if values is None or values.ndim != 2:
-        raise FrameError(f"{path} is no depth image with one channel")
-    return np.where(values > 0, values / scale, np.nan).astype(np.float32)
+    """Depth from a file of integers, ``scale`` to a metre, or of floats in metres, as `images.metres` has it."""
+    with _file(path) as data:
+        return images.metres(image_files.pixels(data), scale)
 
 
-def read_frame(path: Path, stamp: int, intrinsics: Sequence[float], settings: CameraConfig) -> Frame:
-    """A frame of a data set whose images have no distortion; ``intrinsics`` may be empty. Raises FrameError."""
+@contextmanager
+def _file(path: Path) -> Iterator[bytes]:
+    """The bytes of an image file; what goes wrong with it is a FrameError that names it."""
+    try:
+        yield path.read_bytes()
+    except OSError as error:
+        raise FrameError(f"{path} cannot be read: {error.strerror}") from error
+    except ImageError as error:
+        raise FrameError(f"{path}: {error}") from error
+
+
+def read_frame(
+    path: Path,
+    stamp: int,
+    intrinsics: Sequence[float],
+    settings: CameraConfig,
+    made_for: tuple[int, int] | None = None,
+) -> Frame:
+    """A frame of a data set whose images have no distortion; ``intrinsics`` may be empty. Raises FrameError.
+
+    ``made_for``: the (width, height) of the images that the intrinsics are for, where the data set says it.
+    """
     image = read_image(path)
-    calibration = pinhole((image.shape[1], image.shape[0]), intrinsics) if intrinsics else None
+    size = (image.shape[1], image.shape[0])
+    if made_for not in (None, size):
+        raise FrameError(
+            f"{path} is {size[0]}x{size[1]}, but its intrinsics are for {made_for[0]}x{made_for[1]}: one of the two "
+            "was resized; give the intrinsics of this size"
+        )
+    calibration = pinhole(size, intrinsics) if intrinsics else None
     return rectified(stamp, FRAME_ID, image, calibration, settings)
 
 
-def read_truth(path: Path, scale: float, intrinsics: Sequence[float], settings: CameraConfig) -> np.ndarray | None:
-    """True depth that belongs to `read_frame`; None where it cannot be read, and why is said."""
+def read_truth(path: Path, scale: float) -> np.ndarray | None:
+    """True depth that belongs to `read_frame`, of whatever size; None where it cannot be read, and why is said."""
     try:
-        depth = read_depth(path, scale)
-        calibration = pinhole((depth.shape[1], depth.shape[0]), intrinsics) if intrinsics else None
-        return rectified_depth(depth, calibration, settings)
+        return read_depth(path, scale)
     except FrameError as error:
         log.warning("a depth image is left out: %s", error)
         return None

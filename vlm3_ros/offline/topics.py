@@ -6,6 +6,7 @@ import logging
 from collections.abc import Collection
 from pathlib import PurePosixPath
 
+from vlm3_ros.geometry import frames
 from vlm3_ros.images import DEPTH_ENCODINGS
 from vlm3_ros.offline.reader import BagReader
 from vlm3_ros.offline.sources import FrameError, SourceError
@@ -30,7 +31,7 @@ def image_topic(bag: BagReader, named: str) -> str:
 def depth_topic(bag: BagReader, named: str, frame_id: str) -> str | None:
     """The topic with depth on the camera's images, that is in their optical frame. Raises SourceError."""
     depth = [topic for topic in _images(bag) if is_depth(bag, topic)]
-    fitting = [topic for topic in depth if bag.first(topic).header.frame_id == frame_id]
+    fitting = [topic for topic in depth if frames.same(bag.first(topic).header.frame_id, frame_id)]
     for topic in sorted({*depth} - {*fitting, named}):
         log.warning("%s is left out: it is not registered to the images, which are in frame %r", topic, frame_id)
     return only(bag, "depth", "--true-depth", named, fitting)
@@ -46,7 +47,7 @@ def info_topic(bag: BagReader, named: str, image: str, frame_id: str) -> str | N
     beside = str(base.parent / "camera_info")
     if not named and beside in infos:
         return beside
-    fitting = [topic for topic in infos if bag.first(topic).header.frame_id == frame_id]
+    fitting = [topic for topic in infos if frames.same(bag.first(topic).header.frame_id, frame_id)]
     return only(bag, "camera_info", "--camera-info", named, fitting)
 
 

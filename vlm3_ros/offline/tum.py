@@ -65,7 +65,7 @@ class TumSource(DataSet):
         index = nearest([at for at, _ in self._depths], stamp)
         if index is None:
             return None
-        return read_truth(self._folder / self._depths[index][1], DEPTH_SCALE, self._intrinsics, self._settings)
+        return read_truth(self._folder / self._depths[index][1], DEPTH_SCALE)
 
 
 def read_trajectory(path: Path) -> list[tuple[int, np.ndarray]]:

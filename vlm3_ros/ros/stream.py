@@ -13,6 +13,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from vlm3_ros.calibration import Calibration, Rectifier
 from vlm3_ros.camera import CalibrationError
 from vlm3_ros.config import Config
+from vlm3_ros.geometry import frames
+from vlm3_ros.images import size
 from vlm3_ros.perception import Frame
 from vlm3_ros.ros.images import rgb
 from vlm3_ros.ros.messages import calibration, nanoseconds
@@ -103,33 +105,35 @@ class Stream:
 
     def frame(self, message: Image | CompressedImage) -> Frame:
         """Decode and rectify. Raises ImageError or CalibrationError."""
-        image = rgb(message)
-        size = (image.shape[1], image.shape[0])
-        rectify = self._rectify(message, size)
-        stamp, frame_id = nanoseconds(message.header), message.header.frame_id
-        return Frame(self.name, stamp, frame_id, rectify(image), rectify.camera, rectify.valid)
+        rectify = self._rectify(message, size(message))  # what does not fit the calibration is not decoded
+        stamp, frame_id = nanoseconds(message.header), frames.bare(message.header.frame_id) or self._info_frame
+        return Frame(self.name, stamp, frame_id, rectify(rgb(message)), rectify.camera, rectify.valid)
 
-    def _rectify(self, message: Image | CompressedImage, size: tuple[int, int]) -> Rectifier:
-        calibrated = self._calibration(message, size)
-        if self._rectifier is None or self._rectifier[:2] != (calibrated, size):
+    @property
+    def _info_frame(self) -> str:
+        return frames.bare(self._info.header.frame_id) if self._info is not None else ""
+
+    def _rectify(self, message: Image | CompressedImage, of: tuple[int, int]) -> Rectifier:
+        calibrated = self._calibration(message, of)
+        if self._rectifier is None or self._rectifier[:2] != (calibrated, of):
             try:
-                rectifier = Rectifier(calibrated, size, self._settings.input_rectified)
+                rectifier = Rectifier(calibrated, of, self._settings.input_rectified)
             except CalibrationError as error:
                 raise CalibrationError(f"{self.info_topic}: {error}") from error
-            self._rectifier = calibrated, size, rectifier
+            self._rectifier = calibrated, of, rectifier
         return self._rectifier[2]
 
-    def _calibration(self, message: Image | CompressedImage, size: tuple[int, int]) -> Calibration:
+    def _calibration(self, message: Image | CompressedImage, of: tuple[int, int]) -> Calibration:
         if self._settings.hfov_deg > 0.0:
-            return Calibration.from_fov(*size, self._settings.hfov_deg)
+            return Calibration.from_fov(*of, self._settings.hfov_deg)
         info = self._info
         if info is None:
             raise CalibrationError(self.without_calibration)
-        if info.header.frame_id != message.header.frame_id:
+        if not self._settings.ignore_info_frame and not frames.same(info.header.frame_id, message.header.frame_id):
             raise CalibrationError(
                 f"{self.image_topic} is in frame {message.header.frame_id!r}, but {self.info_topic} is for frame "
                 f"{info.header.frame_id!r}: the two belong to different cameras; remap one of them, or set "
-                "camera.hfov_deg to leave camera_info out"
+                "camera.ignore_info_frame if they are of one camera all the same"
             )
         return calibration(info)
 
