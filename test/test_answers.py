@@ -6,7 +6,19 @@ import json
 
 import pytest
 
-from vlm3_ros.tasks import Grammar, Number, Reason, Refusal, Words, depth, grounding, matching, objects, pose
+from vlm3_ros.tasks import (
+    Grammar,
+    Number,
+    Reason,
+    Refusal,
+    Words,
+    depth,
+    describe,
+    grounding,
+    matching,
+    objects,
+    pose,
+)
 from vlm3_ros.tasks.answers import without_think
 from vlm3_ros.tasks.grounding import Box2D
 from vlm3_ros.tasks.pose import PoseAnswer
@@ -285,3 +297,14 @@ def test_blanks_between_number_and_words():
 )
 def test_what_is_left_without_thinking(text, left):
     assert without_think(text) == left
+
+
+# ----------------------------------------------------------------------------------- what people are told of refusals
+
+
+def test_answers_without_a_value_are_described():
+    said = describe(50, {Reason.CUT_OFF: 2, Reason.UNPARSED: 1, Reason.OUT_OF_RANGE: 0}, "<think> The\n\n point is")
+    assert said == "3 of 50 answers gave no value (2 cut off, 1 unparsed), such as '<think> The point is'"
+    assert describe(50, {"cut_off": 50}) == "50 of 50 answers gave no value (50 cut off)"  # as a file has it
+    assert describe(50, {}) == describe(0, {}, "none") == ""
+    assert len(describe(1, {Reason.UNPARSED: 1}, "word " * 10_000)) < 250

@@ -4,6 +4,6 @@ The question texts are constants of the released checkpoints (arXiv 2605.30561 a
 trained with the loss on the prompt too, so they are kept byte for byte.
 """
 
-from vlm3_ros.tasks.answers import Grammar, Number, Question, Reason, Refusal, Words
+from vlm3_ros.tasks.answers import Grammar, Number, Question, Reason, Refusal, Words, describe
 
-__all__ = ["Grammar", "Number", "Question", "Reason", "Refusal", "Words"]
+__all__ = ["Grammar", "Number", "Question", "Reason", "Refusal", "Words", "describe"]

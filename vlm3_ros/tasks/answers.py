@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -15,7 +16,7 @@ class Reason(str, Enum):
     UNPARSED = "unparsed"  # the text does not follow the answer grammar
     OUT_OF_RANGE = "out_of_range"  # it does, but the value cannot be true (no distance, a pixel off the image)
     INCONSISTENT = "inconsistent"  # answers that must agree do not
-    CUT_OFF = "cut_off"  # the token limit ended it; what it had said by then may still count
+    CUT_OFF = "cut_off"  # the token limit ended it before it said a value
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,23 @@ class Refusal:
 
     reason: Reason
     text: str = ""
+
+
+EXAMPLE = 160  # most characters of an answer that is shown to people
+
+
+def describe(asked: int, refused: Mapping[Reason, int], example: str = "") -> str:
+    """What people are told of answers without a value: how many of how many, why, and one of them, shortened.
+
+    For example "3 of 50 answers gave no value (2 cut off, 1 unparsed), such as 'The point is'". Empty where all did.
+    """
+    count = sum(refused.values())
+    if not count:
+        return ""
+    why = ", ".join(f"{n} {Reason(reason).value.replace('_', ' ')}" for reason, n in refused.items() if n)
+    text = " ".join(example.split())
+    text = text if len(text) <= EXAMPLE else f"{text[: EXAMPLE - 1]}…"
+    return f"{count} of {asked} answers gave no value ({why})" + (f", such as {text!r}" if text else "")
 
 
 @dataclass(frozen=True)
