@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -40,12 +41,23 @@ POSE = (
     [
         ("<answer> 0 </answer>", Reason.OUT_OF_RANGE),
         ("<answer> 0.00 </answer>", Reason.OUT_OF_RANGE),
-        ("<answer> -3.2 </answer>", Reason.UNPARSED),
+        ("<answer> -3.2 </answer>", Reason.OUT_OF_RANGE),
+        ("<answer> −3.2 </answer>", Reason.OUT_OF_RANGE),
+        ("<answer> - 3.2 </answer>", Reason.UNPARSED),
         ("<answer> nan </answer>", Reason.UNPARSED),
-        ("<answer> 1e3 </answer>", Reason.UNPARSED),
+        ("<answer> inf </answer>", Reason.UNPARSED),
+        ("<answer> 1e400 </answer>", Reason.UNPARSED),
+        ("<answer> 1e99 </answer>", Reason.OUT_OF_RANGE),
+        ("<answer> 1e5 </answer>", Reason.OUT_OF_RANGE),
+        ("<answer> " + "9" * 400 + " </answer>", Reason.UNPARSED),
+        ("<answer> more than 80 </answer>", 80.0),
+        ("<answer> >80 </answer>", Reason.UNPARSED),
+        ("<answer> 1/2 </answer>", Reason.UNPARSED),
+        ("<answer> 5 seconds </answer>", Reason.UNPARSED),
+        ("<answer> 2.00 meters or 3.00 meters </answer>", Reason.UNPARSED),
         ("<answer> 1,234 </answer>", Reason.UNPARSED),
         ("<answer> ٣ </answer>", Reason.UNPARSED),
-        ("<answer> 12345 </answer>", Reason.UNPARSED),
+        ("<answer> 12345 </answer>", Reason.OUT_OF_RANGE),
         ("<answer> 3 4 </answer>", Reason.UNPARSED),
         ("<answer> 3.2", Reason.UNPARSED),
         ("3.2", Reason.UNPARSED),
@@ -53,17 +65,44 @@ POSE = (
     ],
 )
 def test_depths_that_are_none(text, reason):
-    assert depth.parse(text) == Refusal(reason, text)
+    assert depth.parse(text) == (Refusal(reason, text) if isinstance(reason, Reason) else reason)
+
+
+@pytest.mark.parametrize(
+    ("said", "metres"),
+    [
+        (".85", 0.85),
+        ("+8.49", 8.49),
+        ("1e1", 10.0),
+        ("1E+1", 10.0),
+        ("2.00 meters", 2.0),
+        ("about 2.00 m.", 2.0),
+        ("200 cm", 2.0),
+        ("6 feet", 1.8288),
+        ("**2.00**", 2.0),
+        ("$2.00$ m", 2.0),
+        ("2.", 2.0),
+        ("2,00", 2.0),
+        ("0,850", 0.85),
+        ("1,234.5", 1234.5),
+        ("1234.5", 1234.5),
+        ("8.491234567", 8.491234567),
+    ],
+)
+def test_depths_in_other_forms(said, metres):
+    assert depth.parse(f"<think> The point (367, 883) is near. </think><answer> {said} </answer>") == metres
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("(1001, 2)", Reason.OUT_OF_RANGE),
-        ("(2, 1000.5)", Reason.OUT_OF_RANGE),
-        ("(-1, 2)", Reason.UNPARSED),
+        ("(1051, 2)", Reason.OUT_OF_RANGE),
+        ("(2, -50.5)", Reason.OUT_OF_RANGE),
+        ("(99999, 2)", Reason.OUT_OF_RANGE),
+        ("12345678, 2", Reason.UNPARSED),
+        ("(1; 2)", Reason.UNPARSED),
         ("(1, 2, 3)", Reason.UNPARSED),
-        ("<think> Pixel (338, 52) is at the edge of", Reason.UNPARSED),  # cut before it answered
+        ("<think> The pixel is at the edge of", Reason.UNPARSED),  # cut before it answered
         ("<think> It moves to (338, 52). </think>", Reason.UNPARSED),
     ],
 )
@@ -72,16 +111,40 @@ def test_matches_that_are_none(text, reason):
 
 
 @pytest.mark.parametrize(
+    ("text", "there"),
+    [
+        ("338, 52", (338, 52)),
+        ("( 338 , 52 )", (338, 52)),
+        ("[338, 52]", (338, 52)),
+        ("338.5,52.25", (338.5, 52.25)),
+        ("The pixel is **(338, 52)**.", (338, 52)),
+        ("x=338, y=52", (338, 52)),
+        ('{"x": 338, "y": 52}', (338, 52)),
+        ("(-3, 52)", (-3, 52)),
+        ("(1003, 52)", (1003, 52)),
+        ("(−3, +52)", (-3, 52)),
+        ("<think> Left of it. </think> 338, 52", (338, 52)),
+        ("<think> Pixel (7, 1000) is at (338, 52) in the", (338, 52)),  # cut before it answered
+        ("<think> It is at [338, 52], which", (338, 52)),
+    ],
+)
+def test_matches_in_other_forms(text, there):
+    assert matching.parse(text) == there
+
+
+@pytest.mark.parametrize(
     ("which", "text", "reason"),
     [
         (0, "Rotation angle: 181.0 degrees", Reason.OUT_OF_RANGE),
-        (0, "Rotation angle: -9.0 degrees", Reason.UNPARSED),
+        (0, "Rotation angle: -9.0 degrees", Reason.OUT_OF_RANGE),
+        (0, "It turns by a few degrees.", Reason.UNPARSED),
         (1, "Yaw=+0.0°, Pitch=-190.5°, Roll=+0.0°", Reason.OUT_OF_RANGE),
         (1, "Yaw=+0.0°, Pitch=+0.5°", Reason.UNPARSED),
         (2, "The camera moves left, unit vector (+0.10, +0.02, +0.10).", Reason.OUT_OF_RANGE),
         (2, "The camera moves, unit vector (+1.00, +1.00, +1.00).", Reason.OUT_OF_RANGE),
         (2, "The camera moves, unit vector (+0.00, +0.00, +0.00).", Reason.OUT_OF_RANGE),  # 1.98 m, but nowhere
-        (3, "Translation distance: -1.98 meters", Reason.UNPARSED),
+        (3, "Translation distance: -1.98 meters", Reason.OUT_OF_RANGE),
+        (3, "Translation distance: 99999 meters", Reason.OUT_OF_RANGE),
         (3, "Translation distance: inf meters", Reason.UNPARSED),
     ],
 )
@@ -92,6 +155,34 @@ def test_poses_that_are_none(which, text, reason):
     assert isinstance(refused, Refusal)
     assert refused.reason == reason
     assert text in refused.text
+
+
+@pytest.mark.parametrize(
+    ("which", "text"),
+    [
+        (0, "The angle is 89.7°."),
+        (0, "89.7 deg"),
+        (0, "<think> 12 degrees? </think> Rotation angle: 89.7 degrees"),
+        (1, "Yaw: 89.6, pitch 2.6, roll = 6.1"),
+        (2, "(-0.69, 0.02, 0.72)"),
+        (2, "-0.69 , +0.02,0.72"),
+        (3, "It moved 1.98 m."),
+        (3, "1.98 metres"),
+    ],
+)
+def test_poses_in_other_forms(which, text):
+    texts = [text if i == which else right for i, right in enumerate(POSE)]
+    assert pose.parse(texts) == pose.parse(POSE)
+
+
+def test_rotation_and_direction_are_enough_where_no_more_is_needed():
+    read = pose.parse(("no", *POSE[1:3], "far"), pose.MOTION)
+    assert isinstance(read, PoseAnswer)
+    assert (read.yaw_pitch_roll_deg, read.direction) == ((89.6, 2.6, 6.1), (-0.69, 0.02, 0.72))
+    assert math.isnan(read.angle_deg)
+    assert math.isnan(read.distance_m)
+    assert pose.parse(("no", *POSE[1:])) == Refusal(Reason.UNPARSED, "no")
+    assert pose.parse((*POSE[:2], "no", POSE[3]), pose.MOTION) == Refusal(Reason.UNPARSED, "no")
 
 
 CHAIR = '{"bbox_2d": [10, 20, 300, 400], "label": "chair"}'
@@ -118,7 +209,7 @@ READ = [Box2D("chair", 10, 20, 300, 400)]
         f'[{CHAIR}, {{"bbox_2d": ["1", 2, 3, 4], "label": "chair"}}]',
         f'[{CHAIR}, {{"bbox_2d": [300, 20, 10, 400], "label": "chair"}}]',
         f'[{CHAIR}, {{"bbox_2d": [5, 5, 5, 9], "label": "chair"}}]',
-        f'[{CHAIR}, {{"bbox_2d": [1, 2, 3], "label": "chair"}}, {{"label": "chair"}}, {{"bbox_2d": [1, 2, 3, 4]}}]',
+        f'[{CHAIR}, {{"bbox_2d": [1, 2, 3], "label": "chair"}}, {{"label": "chair"}}, {{"bbox_2d": [1, 2]}}]',
         f'[{CHAIR}, {{"bbox_2d": [1, 2, 3, 4], "label": "sofa"}}, {{"bbox_2d": [1, 2, 3, 4], "label": ["chair"]}}]',
         f'[{CHAIR}, {{"bbox_2d": [1200, 20, 1900, 400], "label": "chair"}}]',
         f"[{CHAIR.replace('chair', ' CHAIR ')}, 7, null, [], {{}}]",
@@ -126,6 +217,56 @@ READ = [Box2D("chair", 10, 20, 300, 400)]
 )
 def test_boxes_are_read_from_whatever_surrounds_them(text):
     assert grounding.parse(text, "chair") == READ
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"bbox_2d": [10, 20, 300, 400]}',
+        '{"bbox_2d": [10, 20, 300, 400], "label": null}',
+        "[{'bbox_2d': [10, 20, 300, 400], 'label': 'chair'}]",
+        '[{"bbox_2d": [10, 20, 300, 400,], "label": "chair",},]',
+        "```json\n[10, 20, 300, 400]\n```",
+        "[[10, 20, 300, 400]]",
+        "[[10, 20], [300, 400]]",
+        "(10, 20, 300, 400)",
+        "[10.0, 20.0, 300.0, 400.0]",
+        "The chair is at [10, 20, 300, 400].",
+        "<|object_ref_start|>chair<|object_ref_end|><|box_start|>(10,20),(300,400)<|box_end|>",
+        "chair(10,20),(300,400)",
+        "a chair(10,20),(300,400)\nsofa(1,2),(3,4)",
+        "<|box_start|>(10,20),(300,400)<|box_end|>",
+        *(
+            CHAIR.replace('"chair"', f'"{said}"')
+            for said in ("chairs", "a chair", "office chair", "Chair 1", "chair_2")
+        ),
+        CHAIR.replace('"label"', '"category"'),
+    ],
+)
+def test_boxes_in_other_forms(text):
+    assert grounding.parse(text, "chair") == READ
+
+
+@pytest.mark.parametrize(
+    ("said", "asked", "is_meant"),
+    [
+        ("people", "person", True),
+        ("boxes", "box", True),
+        ("box", "boxes", True),
+        ("benches", "bench", True),
+        ("batteries", "battery", True),
+        ("glass", "glass", True),
+        ("dining tables", "dining table", True),
+        ("table", "dining table", False),
+        ("chair leg", "chair", False),
+        ("armchair", "chair", False),
+        ("椅", "椅", True),
+        ("椅子", "椅", False),
+    ],
+)
+def test_labels_that_mean_the_one_asked(said, asked, is_meant):
+    text = json.dumps({"bbox_2d": [10, 20, 300, 400], "label": said})
+    assert (grounding.parse(text, asked) == [Box2D(asked, 10, 20, 300, 400)]) is is_meant
 
 
 def test_boxes_are_cut_at_the_border():
@@ -138,7 +279,21 @@ def test_boxes_are_cut_at_the_border():
     [
         ("[]", []),
         ("```json\n[ ]\n```", []),
-        ("There is none.", Reason.UNPARSED),
+        ("```[[]]```", []),
+        ("null", []),
+        ("None", []),
+        ("No.", []),
+        ("There is none.", []),
+        ("There are no chairs.", []),
+        ("There are no chairs in this image. []", []),
+        ("No instances of the category were found.", []),
+        ("I don't see any chairs here.", []),
+        ("The image does not contain a chair.", []),
+        ("I cannot tell whether there are chairs, sorry.", Reason.UNPARSED),
+        ("I cannot see the image, so no idea.", Reason.UNPARSED),
+        ("There are no sofas.", Reason.UNPARSED),
+        ("There is a chair.", Reason.UNPARSED),
+        ("There are no chairs but 3", Reason.UNPARSED),
         ("", Reason.UNPARSED),
         ('[{"bbox_2d": [1, 2, 3', Reason.UNPARSED),
         ("[" * 100000, Reason.UNPARSED),
@@ -212,6 +367,16 @@ def test_a_region_that_is_not_there_is_named(text):
         ("Nothing is known.", Reason.UNPARSED),
         ("Yesterday", Reason.UNPARSED),
         ("It depends. Yes.", Reason.UNPARSED),
+        ("In fact, region 1 is to the right of region 2.", False),
+        ("Actually, region 1 is below region 2.", False),
+        ("In fact, yes, it is.", True),
+        ("That is True.", True),
+        ("That is False.", False),
+        ("That's correct.", True),
+        ("That is not true.", False),
+        ("The answer is no.", False),
+        ("**Yes**, it is.", True),
+        ("In factories", Reason.UNPARSED),
     ],
 )
 def test_yes_and_no(text, expected):
@@ -233,12 +398,17 @@ def test_yes_and_no(text, expected):
         ("region (0, 39, 652, 999) is 3 m tall", 3.0),
         ("2 of them are 4 m apart", 4.0),
         ("0.00 meters", Reason.OUT_OF_RANGE),
-        ("-3 meters", Reason.UNPARSED),
-        ("−3 meters", Reason.UNPARSED),
+        (".85 m", 0.85),
+        ("12,5 m", 12.5),
+        ("0,850 m", 0.85),
+        ("1,234.5 mm", 1.2345),
+        ("1 yard", 0.9144),
+        ("-3 meters", Reason.OUT_OF_RANGE),
+        ("−3 meters", Reason.OUT_OF_RANGE),
+        ("2-3 meters", Reason.UNPARSED),
         ("1,234 meters", Reason.UNPARSED),
-        ("12,5 m", Reason.UNPARSED),
-        ("1e5 m", Reason.UNPARSED),
-        ("12345 m", Reason.UNPARSED),
+        ("1e5 m", Reason.OUT_OF_RANGE),
+        ("12345 m", Reason.OUT_OF_RANGE),
         ("3 minutes", Reason.UNPARSED),
         ("5", Reason.UNPARSED),
     ],

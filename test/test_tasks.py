@@ -168,7 +168,7 @@ def holds(value: Any) -> bool:
         case float():
             return 0.0 < value < 1e5
         case tuple((x, y)):
-            return 0 <= x <= 1000 and 0 <= y <= 1000
+            return -50 <= x <= 1050 and -50 <= y <= 1050
         case [*boxes]:
             return all(0 <= b.x1 < b.x2 <= 1000 and 0 <= b.y1 < b.y2 <= 1000 for b in boxes)
         case PoseAnswer(angle, euler, direction, distance):
@@ -195,6 +195,11 @@ def near(draw: st.DrawFn, text: str) -> str:
             "0",
             "-",
             "null",
+            "e400",
+            "**",
+            "','",
+            "no chairs",
+            "In fact, ",
         ]
     )
     for _ in range(draw(st.integers(1, 4))):
@@ -250,6 +255,20 @@ UNITS += [
     "no ",
     "1 o",
     "o'",
+    "1, ",
+    "1,1",
+    "1e",
+    "x=1, y=",
+    "[1, 2, ",
+    "(1,2),(3,4) ",
+    "chair(1,2),(",
+    "{'",
+    "<|box_start|>",
+    "yaw ",
+    "in fact, ",
+    "**",
+    "a ",
+    "-",
 ]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import NamedTuple
 
@@ -64,6 +64,7 @@ def lesson(sample: Sample, checkpoint: Checkpoint, abridged: Abridged | None = N
 def _rows(
     task: str, exchanges: list[Exchange], checkpoint: Checkpoint, abridged: Abridged | None
 ) -> tuple[list[int], Rows]:
+    exchanges = [replace(exchange, question=checkpoint.chat.worded(exchange.question)) for exchange in exchanges]
     prompts = checkpoint.chat.questions([exchange.question for exchange in exchanges])
     texts = [exchange.answer for exchange in exchanges]
     encoded = checkpoint.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)

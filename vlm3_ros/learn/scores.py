@@ -47,11 +47,11 @@ def question(exchange: Exchange) -> Question:
     if exchange.task == "objects":
         return Question(exchange.question, objects.grammar(exchange.question), objects.MAX_TOKENS)
     grammars: dict[str, tuple[Grammar, int]] = {
-        "depth": (depth.GRAMMAR, 64),
-        "matching": (matching.GRAMMAR, 16),
+        "depth": (depth.GRAMMAR, depth.MAX_TOKENS),
+        "matching": (matching.GRAMMAR, matching.MAX_TOKENS),
         "grounding": (grounding.GRAMMAR, grounding.MAX_TOKENS),
     }
-    return Question(exchange.question, *grammars.get(exchange.task, (Grammar((Words(),)), 64)))
+    return Question(exchange.question, *grammars.get(exchange.task, (Grammar((Words(),)), objects.MAX_TOKENS)))
 
 
 Asked = Sequence[tuple[Sample, list[Exchange], list[Answer]]]

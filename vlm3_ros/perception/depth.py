@@ -73,7 +73,7 @@ def ray_factors(sight: Sight, config: Config, pixels: np.ndarray) -> np.ndarray:
 
 def _read(answer: Answer, settings: DepthConfig, factor: float) -> tuple[float, float, float] | Refusal:
     """Depth along Z, confidence and spread of one answer."""
-    metres = depth.parse(answer.text)
+    metres = answer.read(depth.parse)
     if isinstance(metres, Refusal):
         return metres
     confidence, spread = answer.probability, np.nan

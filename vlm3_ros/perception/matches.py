@@ -14,14 +14,15 @@ from vlm3_ros.tasks import Refusal, matching
 
 def perceive_matches(sight: Sight, first: Frame, config: Config) -> Matches:
     """A grid of pixels of ``first``, looked for in the frame."""
-    pixels = Grid.of(*first.camera.size, config.matches.points).pixels
-    asked = ask_matches(sight, first, config, pixels[shown(first, pixels)])
+    grid = Grid.of(*first.camera.size, config.matches.points).pixels
+    asked = ask_matches(sight, first, config, grid[shown(first, grid)])
     found = np.isfinite(asked.pixels).all(axis=1)
-    return Matches(first, asked.pixels_first[found], asked.pixels[found], asked.confidence[found])
+    pixels = asked.pixels[found].clip(0, np.subtract(sight.frame.camera.size, 1))  # 1000 is the image's far border
+    return Matches(first, asked.pixels_first[found], pixels, asked.confidence[found])
 
 
 def ask_matches(sight: Sight, first: Frame, config: Config, pixels: np.ndarray) -> Matches:
-    """Ask where pixels [N, 2] of ``first`` are in the frame; NaN where the answer was refused."""
+    """Ask where pixels [N, 2] of ``first`` are in the frame, which may be just off the image; NaN: refused."""
     view, seen_first, seen = sight.look_at_two(
         "matching", first, lambda c, scale: bounded(c, matching.LONGEST_EDGE, config.camera.max_tokens, scale)
     )
@@ -31,7 +32,7 @@ def ask_matches(sight: Sight, first: Frame, config: Config, pixels: np.ndarray) 
     found, confidence = np.full((len(answers), 2), np.nan), np.zeros(len(answers))
     for i, answer in enumerate(answers):
         assert answer is not None  # without a budget every question is answered
-        there = matching.parse(answer.text)
+        there = answer.read(matching.parse)
         if isinstance(there, Refusal):
             sight.tally.refuse(there)
         else:
@@ -42,6 +43,6 @@ def ask_matches(sight: Sight, first: Frame, config: Config, pixels: np.ndarray) 
     return Matches(
         first,
         seen_first.pixels_in(first.camera, pixels_first),
-        seen.pixels_in(camera, pixels_here).clip(0, np.subtract(camera.size, 1)),  # 1000 is the image's far border
+        seen.pixels_in(camera, pixels_here),
         confidence,
     )

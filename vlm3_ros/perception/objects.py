@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -71,8 +72,8 @@ def _find(sight: Sight, config: Config) -> tuple[list[tuple[Box2D, float]], bool
     is_certain = True
     for label, answer in zip(labels, sight.ask(view, [grounding.question(label) for label in labels]), strict=True):
         assert answer is not None  # without a budget every question is answered
-        read = grounding.parse(answer.text, label)
-        if answer.tokens >= grounding.MAX_TOKENS:
+        read = answer.read(partial(grounding.parse, label=label))
+        if answer.is_cut:
             sight.tally.refuse(Refusal(Reason.CUT_OFF, answer.text))
         elif isinstance(read, Refusal):
             sight.tally.refuse(read)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from vlm3_ros.geometry import motion
 from vlm3_ros.geometry.motion import Odometry, Pose
 from vlm3_ros.perception.scene import Frame
 from vlm3_ros.perception.sight import Sight
-from vlm3_ros.tasks import Reason, Refusal, pose
+from vlm3_ros.tasks import Question, Reason, Refusal, pose
 from vlm3_ros.tasks.pose import PoseAnswer
 from vlm3_ros.vlm import Answer
 
@@ -51,18 +52,30 @@ def perceive_pose(sight: Sight, track: Track | None, config: Config) -> tuple[Po
 
 def ask_pose(sight: Sight, first: Frame, config: Config) -> np.ndarray | Refusal:
     """The pose of the frame's camera in that of an earlier frame [4, 4], if the four answers agree."""
+    moved = ask_motion(sight, first, config)
+    return moved if isinstance(moved, Refusal) else motion.relative_pose(moved)
+
+
+def ask_motion(
+    sight: Sight, first: Frame, config: Config, needed: Collection[Question] = pose.QUESTIONS
+) -> PoseAnswer | Refusal:
+    """How the frame's camera stands to that of an earlier frame; what is not ``needed`` may be NaN."""
     view, _, seen = sight.look_at_two(
         "pose", first, lambda c, scale: unified(c, pose.FOCAL, config.camera.max_tokens, scale)
     )
-    read = read_pose(sight.ask(view, list(pose.QUESTIONS)), config.pose)
+    read = read_pose(sight.ask(view, list(pose.QUESTIONS)), config.pose, needed)
     if isinstance(read, Refusal):
         return read
-    return motion.relative_pose(read, metric_scale(seen, pose.FOCAL * sight.image_scale("pose")))
+    return replace(read, distance_m=read.distance_m * metric_scale(seen, pose.FOCAL * sight.image_scale("pose")))
 
 
-def read_pose(answers: Sequence[Answer | None], settings: PoseConfig) -> PoseAnswer | Refusal:
+def read_pose(
+    answers: Sequence[Answer | None], settings: PoseConfig, needed: Collection[Question] = pose.QUESTIONS
+) -> PoseAnswer | Refusal:
     """What the answers to `pose.QUESTIONS` say, if they agree; lengths are not yet corrected for the focal length."""
-    read = pose.parse([answer.text for answer in answers if answer is not None])
+    given = [answer for answer in answers if answer is not None]
+    values = [a.read(partial(pose.read, question)) for question, a in zip(pose.QUESTIONS, given, strict=True)]
+    read = pose.joined(values, " | ".join(answer.text for answer in given), needed)
     if isinstance(read, Refusal):
         return read
     if settings.statistic == "median":

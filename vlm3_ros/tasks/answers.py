@@ -113,16 +113,47 @@ def _pattern(part: str | Number | Words) -> str:
     return head + r"\s+".join(map(re.escape, part.split())) + tail
 
 
+# A number as people write it, but for a comma that may as well part thousands: "1,234" is none, "1,5" is 1.5 and
+# "1,234.5" is 1234.5. Bounded, so that long texts are read in linear time.
+NUMBER = re.compile(
+    r"(?<![\w.,+\-−])[+\-−]?"
+    r"(?:[0-9]{1,3}(?:,[0-9]{3}){1,3}\.[0-9]{1,20}|(?:[0-9]{1,12},(?:[0-9]{1,2}|[0-9]{4,20})|0,[0-9]{3})(?![0-9])"
+    r"|[0-9]{0,12}\.[0-9]{1,20}|[0-9]{1,12})(?:[eE][+-]?[0-9]{1,3})?(?![0-9]|[.,][0-9])"
+)
+
+_METRES = {"m": 1.0, "meter": 1.0, "metre": 1.0, "km": 1000.0, "kilometer": 1000.0, "kilometre": 1000.0}
+_METRES |= {"cm": 0.01, "centimeter": 0.01, "centimetre": 0.01, "mm": 0.001, "millimeter": 0.001, "millimetre": 0.001}
+_METRES |= {"foot": 0.3048, "feet": 0.3048, "ft": 0.3048, "inch": 0.0254, "inches": 0.0254, "yard": 0.9144}
+FARTHEST_M = 10_000.0  # longer lengths in an answer are absurd
+
+
+def number(text: str) -> float:
+    """The value of what NUMBER matches."""
+    decimal = text.replace(",", "") if "." in text else text.replace(",", ".")
+    return float(decimal.replace("−", "-"))
+
+
+def metres(unit: str) -> float | None:
+    """The length of a unit, by its name or abbreviation; None for any other word."""
+    unit = unit.lower()
+    return _METRES.get(unit) or _METRES.get(unit.removesuffix("s"))
+
+
 @dataclass(frozen=True)
 class Question:
     """One question about the image(s) of a view, and the form its answer is expected in."""
 
     text: str
     grammar: Grammar
-    max_tokens: int = 64  # generation is cut here
+    max_tokens: int  # generation is cut here; the end token ends almost every answer long before
 
 
 def without_think(text: str) -> str:
     """The text after its think block, none where that was cut; all of it where there is no such block."""
     _, end, tail = text.rpartition("</think>")
     return tail if end or "<think>" not in tail else ""
+
+
+def last_said(text: str) -> str:
+    """The text after its think block; the thoughts themselves where they were cut."""
+    return text if "</think>" not in text else without_think(text)

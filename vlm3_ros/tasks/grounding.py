@@ -27,7 +27,24 @@ MAX_TOKENS = 512  # some 17 boxes
 MAX_BOXES = MAX_TOKENS // 16  # a box takes more tokens than that: beyond, the model repeats itself
 
 _OBJECT = re.compile(r'\{(?:[^{}"\\]|"(?:[^"\\]|\\.)*")*\}')  # of JSON, with no other one inside
-_EMPTY_LIST = re.compile(r"\s*(?:```\w*\s*)?\[\s*\]\s*(?:```\s*)?")  # and nothing else: "[]" in passing means nothing
+_TRAILING_COMMA = re.compile(r",\s*([\]}])")
+_EMPTY = re.compile(
+    r"\s*(?:```\w*\s*)?(?:\[[\s\[\]{}]*\]|\{\s*\}|null)\s*(?:```\s*)?", re.IGNORECASE
+)  # and nothing else
+_MARKUP = re.compile(r"<\|[a-z_]{1,20}\|>")  # of Qwen's earlier form: <|object_ref_start|>chair<|object_ref_end|>...
+_N = r"\s{0,9}(-?[0-9]{1,6}(?:\.[0-9]{1,20})?)\s{0,9}"
+_BARE = re.compile(
+    rf"([^\W\d_][\w '-]{{0,60}})?[\[(]{_N},{_N}(?:,|[\])]\s{{0,9}},?\s{{0,9}}[\[(]){_N},{_N},?\s{{0,9}}[\])]"
+)
+_LABELS = ("label", "name", "category", "class")  # keys under which a label stands
+_WORD = re.compile(r"[^\W\d_]+")
+_STATEMENT = 300  # characters; a longer text is no statement that there is nothing
+_THINGS = frozenset(("instance", "object", "thing", "item", "match", "category", "such", "visible", "present"))
+_SEEING = frozenset(
+    ("see", "find", "detect", "contain", "show", "include", "have", "identify", "locate", "a", "an", "any")
+)
+_NOTHING = frozenset(("none", "nothing"))
+_UNSURE = frozenset(("tell", "determine", "say", "sure", "know", "unclear", "uncertain", "whether", "if", "sorry"))
 
 
 @dataclass(frozen=True)
@@ -63,13 +80,19 @@ def answer(boxes: Sequence[Box2D]) -> str:
 def parse(text: str, label: str, duplicate_iou: float = 0.9) -> list[Box2D] | Refusal:
     """The boxes of an answer, nothing else: those of the label, duplicates merged, cut JSON read as far as it goes.
 
-    An empty list means that the model says there is nothing. Boxes outside the image or without an area and those
-    with another label are left out; a Refusal means that nothing is left, or that the text is no list of boxes.
+    An empty list means that the model says there is nothing, as a list or in words ("There are no chairs."). Boxes
+    outside the image or without an area and those with another label are left out; a Refusal means that nothing is
+    left, or that the text is no list of boxes. What else is read:
+
+    - objects with single quotes or trailing commas; without any object, bare lists of four numbers, nested or not, and
+      Qwen's earlier form "chair(300,300),(600,700)", with its markup or without;
+    - labels that mean the one that was asked: none at all, its plural, an article or a number with it, and what ends
+      in it ("office chair" is a chair, "chair leg" is none).
     """
     answered = without_think(text)
-    items = _json_objects(answered)
+    items = _json_objects(answered) or ([] if "{" in answered else _bare(answered))
     if not items:
-        return [] if _EMPTY_LIST.fullmatch(answered) else Refusal(Reason.UNPARSED, text)
+        return [] if _says_nothing(answered, label) else Refusal(Reason.UNPARSED, text)
     boxes: list[Box2D] = []
     for item in items:
         box = _box(item, label)
@@ -82,19 +105,66 @@ def _json_objects(text: str) -> list[dict[str, object]]:
     """The first JSON objects in ``text``, whatever list, code fence or prose surrounds them or is cut off."""
     found: list[dict[str, object]] = []
     for candidate in islice(_OBJECT.finditer(text), MAX_BOXES):
-        with suppress(ValueError, RecursionError):
-            found.append(json.loads(candidate[0]))
+        quoted = candidate[0] if '"' in candidate[0] else candidate[0].replace("'", '"')
+        for written in (candidate[0], _TRAILING_COMMA.sub(r"\1", quoted)):
+            with suppress(ValueError, RecursionError):
+                found.append(json.loads(written))
+                break
+    return [item for item in found if item]
+
+
+def _bare(text: str) -> list[dict[str, object]]:
+    """Four numbers in brackets, or two pairs of them, with the words that stand right before as their label."""
+    found: list[dict[str, object]] = []
+    for match in islice(_BARE.finditer(_MARKUP.sub("", text)), MAX_BOXES):
+        named = {"label": match[1]} if match[1] and not match[1].endswith(" ") else {}
+        found.append({"bbox_2d": [float(n) for n in match.groups()[1:]], **named})
     return found
 
 
-def _key(label: str) -> str:
-    return label.strip().casefold()
+def _says_nothing(text: str, label: str) -> bool:
+    """Whether an answer without a box says that there is none: an empty list, "None", "There are no chairs"."""
+    if _EMPTY.fullmatch(text):
+        return True
+    if len(text) > _STATEMENT or any(c.isdigit() for c in text):
+        return False
+    words = [word.casefold() for word in _WORD.findall(text.replace("n't", " not").replace("n’t", " not"))]
+    if not words or _UNSURE.intersection(words):
+        return False
+    if _NOTHING.intersection(words) or words == ["no"]:
+        return True
+    asked = {_singular(word) for word in _WORD.findall(label.casefold())} | _THINGS
+    for i, word in enumerate(words):
+        is_negation = word in ("no", "without", "zero") or (
+            word in ("not", "cannot") and bool(_SEEING.intersection(words[i + 1 : i + 3]))
+        )
+        if is_negation and asked.intersection(map(_singular, words[i + 1 : i + 8])):
+            return True
+    return False
+
+
+def _singular(word: str) -> str:
+    """Without the ending of a plural; the same for both numbers, be it a word or not ("boxes" and "box": "box")."""
+    if word == "people":
+        return "person"
+    for ending, instead in (("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("sses", "ss"), ("xes", "x"), ("s", "")):
+        if word.endswith(ending) and len(word) > len(ending) + 1 and not word.endswith("ss"):
+            return word.removesuffix(ending) + instead
+    return word
+
+
+def _means(said: str, label: str) -> bool:
+    """Whether a label in an answer is that of the question, or one that ends in it."""
+    if said.strip().casefold() == label.strip().casefold():
+        return True
+    spoken, asked = ([_singular(word) for word in _WORD.findall(text.casefold())] for text in (said, label))
+    return bool(asked) and spoken[-len(asked) :] == asked
 
 
 def _box(item: dict[str, object], label: str) -> Box2D | None:
-    """The box a JSON object describes, if it does and has that label."""
-    corners, said = item.get("bbox_2d"), item.get("label")
-    if not isinstance(said, str) or _key(said) != _key(label):
+    """The box a JSON object describes, if it does and has that label or none."""
+    corners, said = item.get("bbox_2d"), next((item[key] for key in _LABELS if key in item), None)
+    if said is not None and not (isinstance(said, str) and _means(said, label)):
         return None
     if not isinstance(corners, list) or len(corners) != 4:
         return None

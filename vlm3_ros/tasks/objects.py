@@ -1,49 +1,61 @@
 """Spatial questions about one or two image regions (the kinds of SpatialRGPT, arXiv 2406.01584).
 
-A region is a box in reference numbers, written out in the question. One question text of the released checkpoint is
-published (``smaller``); the others ask for the same kinds of fact in its style. Free questions with regions work the
-same way: `with_regions` puts the boxes into any text.
+A region is a box in reference numbers, written out in the question. Of the released checkpoint one question is
+published (``smaller``), and it is SpatialRGPT's template word for word; so the others are such templates too. Free
+questions with regions work the same way: `with_regions` puts the boxes into any text.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from vlm3_ros.tasks.answers import Grammar, Number, Question, Reason, Refusal, Words
+from vlm3_ros.tasks.answers import (
+    FARTHEST_M,
+    NUMBER,
+    Grammar,
+    Number,
+    Question,
+    Reason,
+    Refusal,
+    Words,
+    metres,
+    number,
+)
 
 FOCAL = 1000.0  # px, the unified focal length of this task
 BINS = 1000  # box corners are integers in [0, 1000) of width and of height
 
 Region = tuple[int, int, int, int]  # x1, y1, x2, y2
 
+# Questions and answers of SpatialRGPT's public templates (AnjieCheng/SpatialRGPT, prompt_template.py).
 COMPARISONS = {
-    "above": "Can you confirm if {a} is above {b}?",
-    "below": "Can you confirm if {a} is below {b}?",
-    "left": "Can you confirm if {a} is to the left of {b} from the viewer's perspective?",
-    "right": "Can you confirm if {a} is to the right of {b} from the viewer's perspective?",
+    "above": "Can you confirm if {a} is positioned above {b}?",
+    "below": "Can you confirm if {a} is positioned below {b}?",
+    "left": "Can you confirm if {a} is positioned to the left of {b}?",
+    "right": "Can you confirm if {a} is positioned to the right of {b}?",
     "bigger": "Can you confirm if {a} is bigger than {b}?",
     "smaller": "Can you confirm if {a} is smaller than {b}?",
     "taller": "Can you confirm if {a} is taller than {b}?",
     "shorter": "Can you confirm if {a} is shorter than {b}?",
     "wider": "Can you confirm if {a} is wider than {b}?",
     "thinner": "Can you confirm if {a} is thinner than {b}?",
-    "behind": "Can you confirm if {a} is behind {b}?",
-    "front": "Can you confirm if {a} is in front of {b}?",
+    "behind": "Is {a} behind {b}?",
+    "front": "Is {a} in front of {b}?",
 }
-_STATED = {  # how an answer says it: the published one is that of "smaller"
-    "above": "above",
-    "below": "below",
-    "left": "to the left of",
-    "right": "to the right of",
-    "bigger": "bigger in size than",
-    "smaller": "smaller in size than",
-    "taller": "taller than",
-    "shorter": "shorter than",
-    "wider": "wider than",
-    "thinner": "thinner than",
-    "behind": "behind",
-    "front": "in front of",
+_CONFIRMED = {  # answers to comparisons that are true, and to those that are not
+    "above": ("Yes, {a} is above {b}.", "No, {a} is not above {b}."),
+    "below": ("Yes, {a} is below {b}.", "No, {a} is not below {b}."),
+    "left": ("Yes, {a} is to the left of {b}.", "No, {a} is not to the left of {b}."),
+    "right": ("Yes, {a} is to the right of {b}.", "No, {a} is not to the right of {b}."),
+    "bigger": ("Yes, {a} is bigger than {b}.", "No, {a} is not bigger than {b}."),
+    "smaller": ("Yes, {a} is smaller than {b}.", "No, {a} is not smaller than {b}."),
+    "taller": ("Yes, {a} is taller than {b}.", "No, {a} is not taller than {b}."),
+    "shorter": ("Yes, {a} is shorter than {b}.", "No, {a} is not shorter than {b}."),
+    "wider": ("Yes, {a} is wider than {b}.", "No, {a} is not wider than {b}."),
+    "thinner": ("Yes, {a} is thinner than {b}.", "No, {a} is not thinner than {b}."),
+    "behind": ("Yes, {a} is behind {b}.", "No, {b} is in front of {a}."),
+    "front": ("Yes, {a} is in front of {b}.", "No, {a} is behind {b}."),
 }
 LENGTHS = {
     "distance": "What is the distance between {a} and {b}?",
@@ -52,21 +64,26 @@ LENGTHS = {
     "width": "What is the approximate width of {a}?",
     "height": "What is the approximate height of {a}?",
 }
-DIRECTION = "If you are at {a}, where will you find {b}? Answer as a clock direction."
+DIRECTION = "If you are at {a}, where will you find {b}?"
 
-MAX_TOKENS = 96
+MAX_TOKENS = 512  # as the published notebook
+_REGION = r"(?P<{}>bounding box region \([0-9, ]{{1,40}}\))"
+_ASKED = {
+    kind: re.compile(re.escape(text).replace(r"\{a\}", _REGION.format("a")).replace(r"\{b\}", _REGION.format("b")))
+    for kind, text in {**COMPARISONS, **LENGTHS, "direction": DIRECTION}.items()
+}
+
 YES_NO = Grammar((Words(),))
 LENGTH = Grammar((Words(), Number(4, 2), " ", Words()))
 CLOCK = Grammar((Words(), Number(2), " o'clock"))
 
-_METRES = {"m": 1.0, "meter": 1.0, "metre": 1.0, "cm": 0.01, "centimeter": 0.01, "centimetre": 0.01}
-_METRES |= {"mm": 0.001, "millimeter": 0.001, "millimetre": 0.001}
-_METRES |= {"foot": 0.3048, "feet": 0.3048, "ft": 0.3048, "inch": 0.0254, "inches": 0.0254}
-# Not the end of a number with a minus, a thousands separator or an exponent: better no answer than a wrong one.
-_LENGTH = re.compile(r"(?<![\w.,−-])([0-9]{1,4}(?:\.[0-9]{1,9})?)\s*([a-z]+)", re.IGNORECASE)
-_CLOCK = re.compile(r"(?<![\d.,:−-])(1[0-2]|[1-9])\s*o['’]?\s*clock", re.IGNORECASE)
-_YES = re.compile(r"\s*(yes|correct|indeed|true|right|affirmative|certainly)\b", re.IGNORECASE)
-_NO = re.compile(r"\s*(no|not|incorrect|false|wrong|negative|actually)\b", re.IGNORECASE)
+_LENGTH = re.compile(rf"({NUMBER.pattern})\s*([a-z]+)", re.IGNORECASE)
+_CLOCK = re.compile(r"(?<![\d.,:−-])(1[0-2]|[1-9])(?:\.0)?\s*o['’]?\s*clock", re.IGNORECASE)
+_LEAD = r"(?:in fact|actually|well|so|the answer is|answer|that is|that['’]s|this is|it is|it['’]s)"
+_OPENING = re.compile(rf"(?:[\s*_\"'`“]{{0,8}}{_LEAD}\b[\s*_:,]{{0,8}})?[\s*_\"'`“]{{0,8}}", re.IGNORECASE)
+_YES = re.compile(r"(?:yes|yeah|correct|indeed|true|right|affirmative|certainly|exactly|absolutely)\b", re.IGNORECASE)
+_NO = re.compile(r"(?:no|nope|not|incorrect|false|untrue|wrong|negative)\b", re.IGNORECASE)
+_CONTRARY = re.compile(r"[\s*_\"'`“]{0,8}(?:in fact|actually|on the contrary|quite the opposite)\b", re.IGNORECASE)
 
 
 def name(region: Region) -> str:
@@ -113,44 +130,59 @@ def grammar(text: str) -> Grammar:
     return CLOCK if DIRECTION.startswith(start) else Grammar((Words(),))
 
 
+def worded(text: str, wording: Mapping[str, str]) -> str:
+    """A question of one of the kinds above in another ``wording`` (by kind, "direction" too); others as they are."""
+    for kind, other in wording.items():
+        if kind in _ASKED and (found := _ASKED[kind].fullmatch(text)):
+            return other.format(**found.groupdict())
+    return text
+
+
 def free(text: str, regions: Sequence[Region] = ()) -> Question:
     """Any question in words, with its regions filled in."""
     return Question(with_regions(text, regions), Grammar((Words(),)), MAX_TOKENS)
 
 
 def comparison_answer(kind: str, a: Region, b: Region, is_true: bool) -> str:
-    """The text of a right answer to a `comparison`, in the form of the published one."""
-    verdict, negation = ("Correct", "") if is_true else ("Incorrect", "not ")
-    return f"{verdict}, {name(a)} is {negation}{_STATED[kind]} {name(b)}."
+    """The text of a right answer to a `comparison`."""
+    confirmed, denied = _CONFIRMED[kind]
+    return (confirmed if is_true else denied).format(a=name(a), b=name(b))
 
 
-def length_answer(kind: str, metres: float, a: Region, b: Region | None = None) -> str:
-    """The text of a right answer to a `length` question."""
+def length_answer(kind: str, length: float, a: Region, b: Region | None = None) -> str:
+    """The text of a right answer in metres to a `length` question."""
     if b is None:
-        return f"The {kind} of {name(a)} is {metres:.2f} meters."
-    return f"The {kind} between {name(a)} and {name(b)} is {metres:.2f} meters."
+        return f"The {kind} of {name(a)} is {length:.2f} meters."
+    return f"The {kind} of {name(a)} from {name(b)} is {length:.2f} meters."
 
 
 def direction_answer(a: Region, b: Region, hour: int) -> str:
     """The text of a right answer to a `direction` question."""
-    return f"{name(b)[0].upper()}{name(b)[1:]} is at {hour} o'clock from {name(a)}."
+    return f"{name(b)} is roughly at {hour} o'clock from {name(a)}."
 
 
 def parse_yes_no(text: str) -> bool | Refusal:
-    """Whether the answer confirms what the question states."""
-    if _NO.match(text):
+    """Whether the answer confirms what the question states.
+
+    It says so at its start: "Yes", "Correct", "That is True.", "No", "Incorrect", ... "In fact, ..." and
+    "Actually, ..." put something else in the place of what was stated, unless a yes follows.
+    """
+    opening = _OPENING.match(text)
+    start = opening.end() if opening else 0
+    if _NO.match(text, start):
         return False
-    return True if _YES.match(text) else Refusal(Reason.UNPARSED, text)
+    if _YES.match(text, start):
+        return True
+    return False if _CONTRARY.match(text) else Refusal(Reason.UNPARSED, text)
 
 
 def parse_length(text: str) -> float | Refusal:
     """The first length with a unit in the answer, in metres > 0."""
     for found in _LENGTH.finditer(text):
-        number, unit = found.groups()
-        metres = _METRES.get(unit.lower()) or _METRES.get(unit.lower().removesuffix("s"))
-        if metres:
-            value = float(number) * metres
-            return value if value > 0.0 else Refusal(Reason.OUT_OF_RANGE, text)
+        value, factor = number(found[1]), metres(found[2])
+        if factor:
+            length = value * factor
+            return length if 0.0 < length <= FARTHEST_M else Refusal(Reason.OUT_OF_RANGE, text)
     return Refusal(Reason.UNPARSED, text)
 
 

@@ -43,6 +43,11 @@ class CheckpointInfo:
         return float(self.config.get("vlm3", {}).get("image_scale", 1.0))
 
     @property
+    def wording(self) -> dict[str, str]:
+        """How the checkpoint learned to be asked spatial questions, by kind; empty: in the protocol's words."""
+        return dict(self.config.get("vlm3", {}).get("questions", {}))
+
+    @property
     def parameters(self) -> float:
         """Number of weights, roughly; of a checkpoint that was not saved quantized."""
         dtype = self.config.get("dtype") or self.config.get("torch_dtype") or "bfloat16"

@@ -38,6 +38,11 @@ class Row:
         return self.left <= 0 or (bool(self.tokens) and self.tokens[-1] in self.ends)
 
     @property
+    def is_cut(self) -> bool:
+        """Whether the token limit ended it."""
+        return self.left <= 0 and self.tokens[-1] not in self.ends
+
+    @property
     def left(self) -> int:
         return self.max_tokens - len(self.tokens)
 

@@ -180,7 +180,7 @@ class EngineView:
         else:
             kind.room = max(kind.room, own.capacity - max(len(row.suffix) for row in rows))
             return [
-                Answer(text, math.exp(sum(row.logs)), of_row, len(row.tokens))
+                Answer(text, math.exp(sum(row.logs)), of_row, len(row.tokens), row.is_cut)
                 for row, text, of_row in zip(rows, texts, numbers, strict=True)
             ]
         for row in rows:

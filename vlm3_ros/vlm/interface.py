@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
-from vlm3_ros.tasks import Question
+from vlm3_ros.tasks import Question, Reason, Refusal
 from vlm3_ros.vlm.distribution import Distribution
+
+T = TypeVar("T")
 
 
 class ModelError(RuntimeError):
@@ -33,6 +35,19 @@ class Answer:
     probability: float  # of the text given the question: the product over its tokens, in [0, 1]; NaN if not known
     numbers: tuple[Distribution, ...] = field(default=())  # one per number of the grammar; empty where not measured
     tokens: int = 0  # length of the answer, the token that ends it included; 0 where not known
+    is_cut: bool = False  # the token limit ended it
+
+    def read(self, parse: Callable[[str], T | Refusal]) -> T | Refusal:
+        """What a task's parser finds in it.
+
+        Where the token limit ended it, digits at its very end do not count, for more may have been to come, and a
+        value that is missing was cut off.
+        """
+        value = parse(self.text.rstrip("0123456789.,+-−") if self.is_cut else self.text)
+        if not isinstance(value, Refusal):
+            return value
+        is_missing = self.is_cut and value.reason is Reason.UNPARSED
+        return Refusal(Reason.CUT_OFF if is_missing else value.reason, self.text)
 
 
 class View(Protocol):

@@ -110,7 +110,7 @@ def load(name: str, device: str = "auto", precision: str = "auto") -> Checkpoint
         info=info,
         model=model,
         tokenizer=tokenizer,
-        chat=Chat(tokenizer, template, image_token),
+        chat=Chat(tokenizer, template, image_token, info.wording),
         patches=PatchFormat.of(info.folder, info.config["vision_config"]),
         device=target,
         image_token=image_token,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vlm3_ros.tasks import objects
 from vlm3_ros.vlm.interface import ModelError
 
 PROBE = "VLM3-QUESTION"
@@ -18,12 +19,15 @@ class Chat:
 
     The pictures' part and the question's part are tokenized apart: between them stands an added token, at which every
     tokenizer splits, so the result is the same as for the whole text (checked once, when this is made).
+
+    ``wording`` has the texts that the checkpoint learned for kinds of spatial questions instead of the protocol's.
     """
 
-    def __init__(self, tokenizer: Any, template: str, image_token: int):
+    def __init__(self, tokenizer: Any, template: str, image_token: int, wording: Mapping[str, str] | None = None):
         self._tokenizer = tokenizer
         self._template = template
         self._image_token = image_token
+        self._wording = wording or {}
         _, self._tail = self._split(1)
         whole = tokenizer(self._render(1, PROBE), add_special_tokens=False)["input_ids"]
         if whole != [*self._tokens(self._split(1)[0]), *self.questions([PROBE])[0]]:
@@ -37,7 +41,12 @@ class Chat:
 
     def questions(self, texts: Sequence[str]) -> list[list[int]]:
         """For each question its tokens and those behind it, up to where the answer begins."""
-        return self._tokenizer([text + self._tail for text in texts], add_special_tokens=False)["input_ids"]
+        worded = [self.worded(text) + self._tail for text in texts]
+        return self._tokenizer(worded, add_special_tokens=False)["input_ids"]
+
+    def worded(self, text: str) -> str:
+        """A question as the checkpoint learned it."""
+        return objects.worded(text, self._wording)
 
     def _render(self, pictures: int, text: str) -> str:
         content = [*({"type": "image"} for _ in range(pictures)), {"type": "text", "text": text}]

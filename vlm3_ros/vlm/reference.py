@@ -49,7 +49,9 @@ class ReferenceView:
     def _answer(self, question: Question) -> Answer:
         tokens, logits = self.generate(question)
         chosen = logits.float().log_softmax(-1).gather(1, torch.tensor(tokens, device=logits.device)[:, None])
-        return Answer(self._checkpoint.text(tokens), float(chosen.double().sum().exp()), tokens=len(tokens))
+        probability = float(chosen.double().sum().exp())
+        is_cut = tokens[-1] not in self._checkpoint.end_tokens
+        return Answer(self._checkpoint.text(tokens), probability, tokens=len(tokens), is_cut=is_cut)
 
     @torch.inference_mode()
     def generate(self, question: Question) -> tuple[list[int], torch.Tensor]:

@@ -178,4 +178,6 @@ def _read(reply: Any) -> Answer:
     choice = reply["choices"][0]
     logs = [token["logprob"] for token in (choice.get("logprobs") or {}).get("content") or []]
     tokens = len(logs) or (reply.get("usage") or {}).get("completion_tokens", 0)
-    return Answer(choice["message"]["content"] or "", math.exp(sum(logs)) if logs else math.nan, tokens=tokens)
+    probability = math.exp(sum(logs)) if logs else math.nan
+    is_cut = choice.get("finish_reason") == "length"
+    return Answer(choice["message"]["content"] or "", probability, tokens=tokens, is_cut=is_cut)

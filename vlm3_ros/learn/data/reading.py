@@ -23,9 +23,10 @@ def _pattern(prompt: str) -> re.Pattern[str]:
 _PIXEL = {"depth": _pattern(depth.PROMPT), "matching": _pattern(matching.PROMPT)}
 _LABEL = _pattern(grounding.PROMPT)
 REGION = re.compile(r"bounding box region \((\d+), (\d+), (\d+), (\d+)\)")
+_SPOKEN = {"front": "in front of", "direction": "where will you find"}  # other kinds by their own name
 _KINDS = {
-    **{kind: _pattern(text) for kind, text in {**objects.COMPARISONS, **objects.LENGTHS}.items()},
-    "direction": _pattern(objects.DIRECTION),
+    kind: re.compile(rf"\b{_SPOKEN.get(kind, kind)}\b")
+    for kind in (*objects.COMPARISONS, *sorted(objects.LENGTHS, key=len, reverse=True), "direction")
 }
 
 
@@ -78,8 +79,8 @@ def named(exchange: Exchange) -> list[int]:
 
 
 def kind(exchange: Exchange) -> str:
-    """What an object question asks for: one of the COMPARISONS, the LENGTHS, or "direction"."""
-    return next(kind for kind, pattern in _KINDS.items() if pattern.fullmatch(exchange.question))
+    """What an object question asks for, in whatever words: one of the COMPARISONS, the LENGTHS, or "direction"."""
+    return next(kind for kind, spoken in _KINDS.items() if spoken.search(exchange.question))
 
 
 def object_answer(exchange: Exchange) -> bool | float | int:

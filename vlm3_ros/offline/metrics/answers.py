@@ -42,9 +42,9 @@ def answer_errors(given: str, right: str) -> tuple[str, bool, float] | None:
             return "length", False, np.nan
         error = abs(metres / length - 1.0)
         return "length", error <= WITHIN, error
-    if region := REGION.search(right):
+    if len(regions := set(REGION.findall(right))) == 1:
         named = REGION.search(given)
-        return "which", named is not None and named[1] == region[1], np.nan
+        return "which", named is not None and named[1] in regions, np.nan
     return None
 
 
@@ -64,15 +64,21 @@ class AnswerScore:
             self._of[category].append(errors)
 
     def result(self) -> dict[str, Any]:
-        """Accuracies and mean errors of all, and rows by category; errors are over the answers that have a value."""
+        """Accuracies and mean errors of all, and rows by category; errors are over the answers that have a value.
+
+        Of lengths and directions there are two means: over the questions, and over the categories, each with the same
+        weight, as the paper's tables have it.
+        """
         everything = [answer for answers in self._of.values() for answer in answers]
         qualitative = [a for a in everything if a[0] in ("yes_no", "which")]
         quantitative = [a for a in everything if a[0] in ("length", "clock")]
         return {
             "questions": len(everything),
             "qualitative": _accuracy(qualitative),
-            "quantitative": _accuracy(quantitative),
-            "length_rel": _error([a for a in quantitative if a[0] == "length"]),
+            "quantitative": _mean([_accuracy(answers) for answers in self._measured("length", "clock")]),
+            "quantitative_questions": _accuracy(quantitative),
+            "length_rel": _mean([_error(answers) for answers in self._measured("length")]),
+            "length_rel_questions": _error([a for a in quantitative if a[0] == "length"]),
             "clock_deg": _error([a for a in quantitative if a[0] == "clock"]),
             "by_category": [
                 {"category": c, "questions": len(a), "accuracy": _accuracy(a), "error": _error(a)}
@@ -80,11 +86,21 @@ class AnswerScore:
             ],
         }
 
+    def _measured(self, *kinds: str) -> list[list[tuple[str, bool, float]]]:
+        """The answers of these kinds by category."""
+        found = ([answer for answer in answers if answer[0] in kinds] for answers in self._of.values())
+        return [answers for answers in found if answers]
+
 
 def _accuracy(answers: Sequence[tuple[str, bool, float]]) -> float:
     return float(np.mean([right for _, right, _ in answers])) if answers else np.nan
 
 
 def _error(answers: Sequence[tuple[str, bool, float]]) -> float:
-    known = [error for _, _, error in answers if np.isfinite(error)]
+    return _mean([error for _, _, error in answers])
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Of those that are known."""
+    known = [value for value in values if np.isfinite(value)]
     return float(np.mean(known)) if known else np.nan
