@@ -75,7 +75,7 @@ def test_the_yaml_file_is_that_of_the_code():
         ("depth.points", 3.0, "int"),
         ("depth.points", True, "int"),
         ("depth.points", "432", "int"),
-        ("depth.max_m", -1.0, "[0.1, 999]"),
+        ("depth.max_m", -1.0, "[0.1, 10000]"),
         ("depth.max_m", float("nan"), "nan"),
         ("depth.max_m", float("inf"), "inf"),
         ("depth.max_m", None, "float"),

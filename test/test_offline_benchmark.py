@@ -18,7 +18,8 @@ from vlm3_ros.camera import Camera
 from vlm3_ros.geometry import motion
 from vlm3_ros.offline.benchmark import AS_PUBLISHED
 from vlm3_ros.offline.labels import LabelFile
-from vlm3_ros.offline.published import ROWS
+from vlm3_ros.offline.published import ROWS, known_dataset
+from vlm3_ros.offline.sources import SourceError
 from vlm3_ros.tasks import depth, matching, pose
 from vlm3_ros.vlm import VLM, Answer
 
@@ -111,8 +112,9 @@ def test_depth_of_a_wrong_model(tmp_path):
 
 
 def test_depth_beyond_the_range_of_the_node_counts(tmp_path):
-    labels = written(tmp_path, "val.jsonl", ibims([124.3]))
-    assert result(labels, reply(lambda _: depth.answer(127.9)))["delta1"] == 1.0
+    labels = written(tmp_path, "val.jsonl", ibims([124.3, 1300.0]))
+    far = iter([depth.answer(127.9), depth.answer(1250.0)])
+    assert result(labels, reply(lambda _: next(far)))["delta1"] == 1.0
 
 
 def test_interrupted_benchmark_says_so(tmp_path, capsys):
@@ -170,6 +172,11 @@ def test_matches_of_a_right_model(tmp_path):
     assert found["epe"] < 2.0  # answers are integers, and the truth is that of the nearest pixel
 
 
+def test_matches_just_off_the_image_count(tmp_path):
+    labels = written(tmp_path, "corr.json", pair([([10.0, 10.0], [0.0, 512.0])], {"width": 1024, "height": 1024}))
+    assert result(labels, reply(lambda _: "-3, 500"))["epe"] == pytest.approx(3.0)
+
+
 def test_matches_of_a_wrong_model(tmp_path):
     # The true place is at 250 and 500 thousandths; the answers are (253, 504) and (250, 510), and none.
     pixels = [([x, 10.0], [256.0, 512.0]) for x in (10.0, 20.0, 30.0)]
@@ -205,11 +212,25 @@ def test_pose_of_a_wrong_model(tmp_path):
     assert found["auc30"] == pytest.approx((6 * 0.25 + 24 * 0.5) / 30, abs=1e-6)
 
 
+def test_rotation_and_direction_are_enough_for_the_angles(tmp_path):
+    # Some sets have no scale, and their labels no distance; an answer may lack it too.
+    unscaled = pose_label()
+    unscaled["ground_truth_pose"] = {**unscaled["ground_truth_pose"], "translation_distance_m": None}
+    del unscaled["ground_truth_pose"]["rotation_angle_deg"]
+    _, euler, direction, distance = pose.answers(pose.PoseAnswer(10.0, (10.0, 0.0, 0.0), (0.6, 0.0, 0.8), 1.0))
+    given = iter(["?", euler, direction, "?", "?", euler, direction, distance, "?", "?", direction, distance])
+    labels = written(tmp_path, "pose.jsonl", [pose_label(), unscaled, pose_label()])
+    found = result(labels, reply(lambda _: next(given)))
+    assert (found["pairs"], found["answered"], found["refused"]) == (3, 2, {"unparsed": 1})
+    assert found["auc30"] == pytest.approx(2 / 3)
+    assert found["length_rel_median"] is None  # nowhere is it known of both
+
+
 def test_published_pose_is_read_as_its_conventions_say(tmp_path):
     true = {"rotation_angle_deg": 89.6547345694857, "yaw_deg": 89.60077227075526, "pitch_deg": 2.598684372865458}
     true |= {"roll_deg": 6.072327841623985, "translation_unit_vector": "(-0.69, +0.02, +0.72)"}
     entry = pose_label() | {"ground_truth_pose": true | {"translation_distance_m": 1.9806591332884265}}
-    T = LabelFile(written(tmp_path, "pose.json", entry))[0].T_1_2
+    T = motion.relative_pose(LabelFile(written(tmp_path, "pose.json", entry))[0].pose)
     assert np.linalg.norm(T[:3, 3]) == pytest.approx(1.9806591332884265)
     assert motion.pose_answer(T).angle_deg == pytest.approx(true["rotation_angle_deg"], abs=1e-6)
 
@@ -247,8 +268,9 @@ def test_questions_of_a_wrong_model(tmp_path):
     answers = iter(["Yes, it is.", "1.2 meters", "3 meters", "6 o'clock"])  # wrong; 20 %; 50 %; three hours
     found = result(written(tmp_path, "srgpt.jsonl", QUESTIONS), reply(lambda _: next(answers)))
     assert found["qualitative"] == 0.0
-    assert found["quantitative"] == pytest.approx(1 / 3)
-    assert found["length_rel"] == pytest.approx((0.2 + 0.5) / 2)
+    assert found["quantitative"] == pytest.approx((1 / 2 + 0) / 2)
+    assert found["quantitative_questions"] == pytest.approx(1 / 3)
+    assert found["length_rel"] == found["length_rel_questions"] == pytest.approx((0.2 + 0.5) / 2)
     assert found["clock_deg"] == pytest.approx(90.0)
 
 
@@ -270,6 +292,68 @@ def test_dataset_that_is_not_in_the_table_is_refused(tmp_path, capsys):
     labels = written(tmp_path, "val.jsonl", ibims([3.0] * 5))
     assert benchmarked(labels, wall(), "--dataset", "DTU") == 1
     assert "iBims-1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "known"),
+    [
+        ("depth", "scannet++", "ScanNet++"),
+        ("depth", "ScanNetPP", "ScanNet++"),
+        ("depth", "SUN RGB-D", "sunRGBD"),
+        ("depth", "NYU-Depth-v2", "NYUv2"),
+        ("matching", "TartanAir-WB", "TartanAir"),
+        ("objects", "SpatialRGPT", "SpatialRGPT-Bench"),
+    ],
+)
+def test_names_of_data_sets(kind, name, known):
+    assert known_dataset(kind, name) == known
+
+
+@pytest.mark.parametrize("name", ["ScanNet", "ScanNet v2", "NYU", "SUN", "Argoverse", "", "++", "DTU"])
+def test_no_other_data_set_is_guessed(name):
+    with pytest.raises(SourceError, match=re.escape("may be Argoverse2, DDAD, NuScenes, ETH3D, ScanNet++")):
+        known_dataset("depth", name)
+
+
+def test_last_part_of_the_list(tmp_path, capsys):
+    labels = written(tmp_path, "val.jsonl", [ibims([3.0])] * 9 + [ibims([-1.0]), ibims([3.0])])
+    answers = reply(lambda _: depth.answer(3.0))
+    assert result(labels, answers, "--dataset", "ScanNet++", "--last", "0.2")["labels"] == 3  # from 0.8 · 11 on
+    shown = capsys.readouterr()
+    assert "the last 2 % of its ScanNet++ list" in shown.out
+    assert "label 10 of" in shown.err
+    assert result(labels, answers)["labels"] == 11
+    for share in ("0", "1.5", "nan", "two"):
+        with pytest.raises(SystemExit):
+            benchmarked(labels, answers, "--last", share)
+
+
+def test_answers_without_a_value_are_counted_and_shown(tmp_path, capsys):
+    labels = written(tmp_path, "val.jsonl", ibims([3.0, 3.0, 3.0]))
+    long = "<think> The point lies on a surface that " + "goes on and " * 100 + "is 3.1"
+    given = iter([Answer(long, 1.0, is_cut=True), Answer("far", 1.0), Answer("<answer> -2 </answer>", 1.0)] * 2)
+    assert benchmarked(labels, Scripted(lambda _: next(given)), "--out", tmp_path / "out.json") == 1
+    shown = capsys.readouterr()
+    assert "3 of 3 answers gave no value (1 cut off, 1 unparsed, 1 out of range), such as '<think> The" in shown.err
+    assert "no label got an answer with a value" in shown.err
+    assert len(shown.err) < 500
+    refused = json.loads((tmp_path / "out.json").read_text())["result"]["refused"]
+    assert refused == {"cut_off": 1, "unparsed": 1, "out_of_range": 1}
+
+
+@pytest.mark.parametrize("kind", ["depth", "matching", "pose", "objects"])
+def test_no_kind_ends_well_without_a_value(tmp_path, capsys, kind):
+    entry = {"depth": ibims([3.0]), "matching": pair([([9.0, 9.0], [9.0, 9.0])]), "pose": pose_label()}
+    labels = written(tmp_path, "labels.json", {**entry, "objects": QUESTIONS[0]}[kind])
+    assert benchmarked(labels, reply(lambda _: "!!!!")) == 1
+    assert "(1 unparsed), such as '!!!!'" in capsys.readouterr().err
+
+
+def test_one_value_is_enough_for_a_good_end(tmp_path, capsys):
+    labels = written(tmp_path, "val.jsonl", ibims([3.0, 3.0]))
+    given = iter(["far", depth.answer(3.0)])
+    assert benchmarked(labels, reply(lambda _: next(given))) == 0
+    assert "1 of 2 answers gave no value (1 unparsed), such as 'far'" in capsys.readouterr().err
 
 
 def test_bad_labels_are_left_out_and_counted(tmp_path, capsys):

@@ -136,8 +136,9 @@ def test_answer_score():
     result = score.result()
     assert (result["questions"], score.unknown) == (6, 1)
     assert result["qualitative"] == pytest.approx(1 / 2)
-    assert result["quantitative"] == pytest.approx(2 / 4)
-    assert result["length_rel"] == pytest.approx((0.5 + 0.1) / 2)
+    assert result["quantitative"] == pytest.approx((1 / 3 + 1) / 2)  # each category with the same weight
+    assert result["quantitative_questions"] == pytest.approx(2 / 4)
+    assert result["length_rel_questions"] == pytest.approx((0.5 + 0.1) / 2)
     assert result["clock_deg"] == pytest.approx(30.0)
     width = next(row for row in result["by_category"] if row["category"] == "width")
     assert (width["questions"], width["accuracy"]) == (3, pytest.approx(1 / 3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from pathlib import Path
@@ -89,6 +90,9 @@ def main() -> int:
     benchmark = commands.add_parser("benchmark", help="ask published labels; prints the row of the paper's table")
     benchmark.add_argument("labels", type=Path, help="label file of VLM³ or DepthLM (*.jsonl, *.json)")
     benchmark.add_argument("--dataset", help="its name in the paper's table (default: the whole row)")
+    benchmark.add_argument(
+        "--last", type=_share, default=1.0, metavar="SHARE", help="only this share of the list, from its end (0.02)"
+    )
     benchmark.add_argument("--out", type=Path, metavar="FILE", help="the numbers and settings as JSON")
     _add_model(benchmark)
     _add_settings(benchmark)
@@ -187,6 +191,16 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
     return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0.0 < share <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share of the list: above 0, up to 1")
+    return share
 
 
 def _add_choices(command: argparse.ArgumentParser) -> None:

@@ -164,7 +164,7 @@ class DepthConfig:
         choices=("greedy", "median", "mode"),
         live=True,
     )
-    max_m: float = setting(80.0, "answers beyond this depth are refused, in metres", 0.1, 999.0, live=True)
+    max_m: float = setting(80.0, "answers beyond this depth are refused, in metres", 0.1, 10_000.0, live=True)
     edge_ratio: float = setting(
         1.4,
         "neighbouring points whose depths differ by this factor are a depth edge, not a slope",

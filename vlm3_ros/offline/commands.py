@@ -24,6 +24,7 @@ from vlm3_ros.offline.moments import Moments
 from vlm3_ros.offline.opening import full_name, open_source
 from vlm3_ros.offline.results import RunError, read_description, write_json
 from vlm3_ros.offline.sources import Choices, SourceError, nearest
+from vlm3_ros.tasks import describe
 from vlm3_ros.vlm import ModelError
 from vlm3_ros.vlm.factory import models_for
 
@@ -104,8 +105,8 @@ def _calibrate(arguments: Namespace) -> int:
 
 
 def _benchmark(arguments: Namespace) -> int:
-    """Ask what a label file labels, and print the paper's table row; returns 0 if any label could be used."""
-    labels = LabelFile(arguments.labels)
+    """Ask what a label file labels, and print the paper's table row; returns 0 if any answer had a value."""
+    labels = LabelFile(arguments.labels, arguments.last)
     dataset = published.known_dataset(labels.kind, arguments.dataset) if arguments.dataset else ""
     config = settings.read_config(arguments.config, arguments.set, AS_PUBLISHED, arguments.model)
     config = config.updated({"node.tasks": [TASKS[labels.kind]]})
@@ -121,9 +122,13 @@ def _benchmark(arguments: Namespace) -> int:
     print(published.table(labels.kind, result, dataset))
     print(", ".join(f"{value} {name.replace('_', ' ')}" for name, value in result.items() if isinstance(value, int)))
     if arguments.out is not None:
-        about = {"labels": str(arguments.labels.resolve()), "kind": labels.kind, "dataset": dataset}
+        about = {"labels": str(arguments.labels.resolve()), "last": arguments.last}
+        about |= {"kind": labels.kind, "dataset": dataset}
         write_json(arguments.out, {**about, "result": result, "settings": settings.to_parameters(bench.config)})
-    return 0
+    if bench.tally.refused:
+        said = describe(bench.tally.asked, bench.tally.refused, bench.tally.examples[0].text)
+        print(f"vlm3 benchmark: {said}", file=sys.stderr)
+    return 0 if bench.values else _failed("benchmark", "no label got an answer with a value")
 
 
 COMMANDS: dict[str, Callable[[Namespace], int]] = {

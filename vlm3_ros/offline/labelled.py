@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 WHICH = (
     "say with --lengths what they are: z for iBims-1, NuScenes and DDAD as DepthLM curates them, ray for its "
-    "Argoverse2, Waymo, ETH3D, Matterport3D, NYUv2 and SUN RGB-D and for VLM³'s own sample"
+    "Argoverse2, Waymo, ScanNet++, ETH3D, Matterport3D, NYUv2 and SUN RGB-D and for VLM³'s own sample"
 )
 
 

@@ -15,6 +15,7 @@ said. Sources: facebookresearch/VLM3 (sample_data) and facebookresearch/DepthLM_
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,9 @@ from typing import Any
 import numpy as np
 
 from vlm3_ros.camera import Camera
-from vlm3_ros.geometry import motion
 from vlm3_ros.offline.sources import FrameError, SourceError
 from vlm3_ros.tasks import Refusal, pose
+from vlm3_ros.tasks.pose import PoseAnswer
 
 SUFFIXES = (".json", ".jsonl")
 
@@ -52,11 +53,11 @@ class MatchLabels:
 
 @dataclass(frozen=True, eq=False)
 class PoseLabels:
-    """Two images and the second camera's pose in the first one."""
+    """Two images and how the second camera stands to the first one; a number that is not labelled is NaN."""
 
     images: tuple[Path, Path]
     cameras: tuple[Camera, Camera]
-    T_1_2: np.ndarray  # [4, 4]
+    pose: PoseAnswer
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +75,12 @@ Labels = DepthLabels | MatchLabels | PoseLabels | QuestionLabels
 
 
 class LabelFile(Sequence[Labels]):
-    """The labels of a file, all of one kind, each read when it is asked for."""
+    """The labels of a file, all of one kind, each read when it is asked for.
 
-    def __init__(self, path: Path):
+    ``last`` is the share of the list that is taken, from its end.
+    """
+
+    def __init__(self, path: Path, last: float = 1.0):
         """Raises SourceError where the file does not begin with labels."""
         if not path.is_file():
             raise SourceError(f"{path} is no label file" if path.exists() else f"{path} does not exist")
@@ -90,13 +94,14 @@ class LabelFile(Sequence[Labels]):
                 at += len(part)
         if not self._places:
             raise SourceError(f"{path} is empty")
+        self._first = int((1.0 - last) * len(self._places))
         try:
             self.kind = _kind(self._entry(0))
         except FrameError as error:
             raise SourceError(str(error)) from error
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._places) - self._first
 
     def __getitem__(self, index: Any) -> Any:
         """One image's or pair's labels. Raises FrameError."""
@@ -109,7 +114,7 @@ class LabelFile(Sequence[Labels]):
             raise FrameError(f"{self._where(index)} cannot be read: {type(error).__name__}: {error}") from error
 
     def _entry(self, index: int) -> dict[str, Any]:
-        start, length = self._places[index]
+        start, length = self._places[self._first + index]
         with self.path.open("rb") as file:
             file.seek(start)
             text = file.read(length)
@@ -122,7 +127,7 @@ class LabelFile(Sequence[Labels]):
             raise FrameError(f"{self._where(index)} is no label: {error}") from error
 
     def _where(self, index: int) -> str:
-        return f"label {index + 1} of {self.path}"
+        return f"label {self._first + index + 1} of {self.path}"
 
 
 def _kind(entry: dict[str, Any]) -> str:
@@ -167,9 +172,9 @@ def _pose(entry: dict[str, Any], folder: Path) -> PoseLabels:
     if isinstance(direction, Refusal):
         raise ValueError(f"translation_unit_vector is no vector: {true['translation_unit_vector']}")
     x, y, z = direction
-    angles = (true["yaw_deg"], true["pitch_deg"], true["roll_deg"])
-    answer = pose.PoseAnswer(true["rotation_angle_deg"], angles, (x, y, z), true["translation_distance_m"])
-    return PoseLabels(_two(entry, folder), (first, second), motion.relative_pose(answer))
+    angles = (float(true["yaw_deg"]), float(true["pitch_deg"]), float(true["roll_deg"]))
+    angle, distance = (_known(true.get(name)) for name in ("rotation_angle_deg", "translation_distance_m"))
+    return PoseLabels(_two(entry, folder), (first, second), PoseAnswer(angle, angles, (x, y, z), distance))
 
 
 def _objects(entry: dict[str, Any], folder: Path) -> QuestionLabels:
@@ -191,6 +196,10 @@ KEYS = {
     "pose": (("image_1", "image_2", "ground_truth_pose"),),
     "objects": (("image", "prompt", "answer", "qa_info"),),
 }
+
+
+def _known(value: float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 def _two(entry: dict[str, Any], folder: Path) -> tuple[Path, Path]:

@@ -84,7 +84,7 @@ def parse(text: str, label: str, duplicate_iou: float = 0.9) -> list[Box2D] | Re
     outside the image or without an area and those with another label are left out; a Refusal means that nothing is
     left, or that the text is no list of boxes. What else is read:
 
-    - objects with single quotes or trailing commas; without any object, bare lists of four numbers, nested or not, and
+    - objects with single quotes or trailing commas; without any object, lists of four numbers, nested or not, and
       Qwen's earlier form "chair(300,300),(600,700)", with its markup or without;
     - labels that mean the one that was asked: none at all, its plural, an article or a number with it, and what ends
       in it ("office chair" is a chair, "chair leg" is none).

@@ -42,6 +42,10 @@ class Kind:
         self.seconds: float | None = None  # a question, lately
         self.room = 32  # own tokens a question needs behind its text
 
+    def needed(self, tokens: int) -> None:
+        """Remember how many own tokens questions needed; one answer without an end is forgotten by and by."""
+        self.room = max(tokens, (self.room + tokens) // 2)
+
     def took(self, seconds: float) -> None:
         """Remember how long a question took."""
         self.seconds = seconds if self.seconds is None else 0.5 * (self.seconds + seconds)
@@ -178,7 +182,7 @@ class EngineView:
             if not is_out_of_memory(error):
                 raise
         else:
-            kind.room = max(kind.room, own.capacity - max(len(row.suffix) for row in rows))
+            kind.needed(own.used - max(len(row.suffix) for row in rows))
             return [
                 Answer(text, math.exp(sum(row.logs)), of_row, len(row.tokens), row.is_cut)
                 for row, text, of_row in zip(rows, texts, numbers, strict=True)

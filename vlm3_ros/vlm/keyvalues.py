@@ -64,6 +64,7 @@ class OwnTokens:
         self._language = prefix.language
         self.keys = _empty(prefix.language, (rows, capacity))
         self.values = _empty(prefix.language, (rows, capacity))
+        self.used = 0  # own tokens that the longest row has taken so far
 
     @property
     def capacity(self) -> int:
@@ -72,6 +73,7 @@ class OwnTokens:
 
     def reserve(self, capacity: int) -> None:
         """Make room for so many own tokens in each row."""
+        self.used = max(self.used, capacity)
         more = capacity - self.capacity
         if more > 0:
             for store in (self.keys, self.values):

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from vlm3_ros.tasks import Refusal, objects
+from vlm3_ros.tasks import Reason, Refusal, objects
 
 WITHIN = 0.25  # relative error of a length that counts as right
 HOURS = 1  # difference of clock directions that counts as right
@@ -21,31 +21,47 @@ HOUR_DEG = 30.0
 REGION = re.compile(r"region \((\d+, \d+, \d+, \d+)\)")
 
 
+def _region(text: str) -> str | Refusal:
+    """The first region that is named."""
+    found = REGION.search(text)
+    return found[1] if found else Refusal(Reason.UNPARSED, text)
+
+
+READERS: dict[str, Callable[[str], Any]] = {
+    "clock": objects.parse_clock,
+    "yes_no": objects.parse_yes_no,
+    "length": objects.parse_length,
+    "which": _region,
+}
+
+
+def kind(right: str) -> str | None:
+    """Which of READERS a right answer is for: a clock direction, a yes or no, a length, or which of two regions."""
+    for name in ("clock", "yes_no", "length"):
+        if not isinstance(READERS[name](right), Refusal):
+            return name
+    return "which" if len(set(REGION.findall(right))) == 1 else None
+
+
 def answer_errors(given: str, right: str) -> tuple[str, bool, float] | None:
     """How an answer compares with the right one; None where the right one is of no known kind.
 
-    Returns the kind, whether the answer is right, and by how much it is off: "length" (relative), "clock" (degrees),
-    "yes_no" and "which", which of two regions (both NaN); NaN too for an answer without a value.
+    Returns the `kind`, whether the answer is right, and by how much it is off: of a length relative, of a clock
+    direction in degrees, NaN of the others and for an answer without a value.
     """
-    hour, length, verdict = objects.parse_clock(right), objects.parse_length(right), objects.parse_yes_no(right)
-    if not isinstance(hour, Refusal):
-        found = objects.parse_clock(given)
-        if isinstance(found, Refusal):
-            return "clock", False, np.nan
-        apart = min((found - hour) % 12, (hour - found) % 12)
-        return "clock", apart <= HOURS, apart * HOUR_DEG
-    if not isinstance(verdict, Refusal):
-        return "yes_no", objects.parse_yes_no(given) == verdict, np.nan
-    if not isinstance(length, Refusal):
-        metres = objects.parse_length(given)
-        if isinstance(metres, Refusal):
-            return "length", False, np.nan
-        error = abs(metres / length - 1.0)
-        return "length", error <= WITHIN, error
-    if len(regions := set(REGION.findall(right))) == 1:
-        named = REGION.search(given)
-        return "which", named is not None and named[1] in regions, np.nan
-    return None
+    asked = kind(right)
+    if asked is None:
+        return None
+    found, true = READERS[asked](given), READERS[asked](right)
+    if isinstance(found, Refusal):
+        return asked, False, np.nan
+    if asked == "clock":
+        apart = min((found - true) % 12, (true - found) % 12)
+        return asked, apart <= HOURS, apart * HOUR_DEG
+    if asked == "length":
+        error = abs(found / true - 1.0)
+        return asked, error <= WITHIN, error
+    return asked, found == true, np.nan
 
 
 class AnswerScore:
