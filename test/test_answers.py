@@ -23,6 +23,7 @@ from vlm3_ros.tasks import (
 from vlm3_ros.tasks.answers import without_think
 from vlm3_ros.tasks.grounding import Box2D
 from vlm3_ros.tasks.pose import PoseAnswer
+from vlm3_ros.vlm import Answer
 
 A, B = (0, 39, 652, 999), (6, 380, 228, 562)
 POSE = (
@@ -479,3 +480,33 @@ def test_answers_without_a_value_are_described():
     assert describe(50, {"cut_off": 50}) == "50 of 50 answers gave no value (50 cut off)"  # as a file has it
     assert describe(50, {}) == describe(0, {}, "none") == ""
     assert len(describe(1, {Reason.UNPARSED: 1}, "word " * 10_000)) < 250
+
+
+# ------------------------------------------------------------------------------------------- what the limit has ended
+
+
+@pytest.mark.parametrize(
+    ("text", "parse", "expected"),
+    [
+        ("<think> The point is around", depth.parse, Reason.CUT_OFF),
+        ("<think> near </think> <answer> -2 </answer> and", depth.parse, Reason.OUT_OF_RANGE),
+        ("<think> near </think> <answer> 2.5 </answer> and", depth.parse, 2.5),
+        ("<think> It moved to (338, 5", matching.parse, Reason.CUT_OFF),
+        ("The place is 338, 5", matching.parse, Reason.CUT_OFF),
+        ("It is 1.5 meters wi", objects.parse_length, 1.5),
+        ("No, it is", objects.parse_yes_no, False),
+    ],
+)
+def test_cut_answers(text, parse, expected):
+    read = Answer(text, 1.0, is_cut=True).read(parse)
+    assert read == (Refusal(expected, text) if isinstance(expected, Reason) else expected)
+    whole = Answer(text, 1.0).read(parse)
+    assert not isinstance(whole, Refusal) or whole.reason is not Reason.CUT_OFF
+
+
+def test_limits_are_those_of_the_published_notebook_and_enough():
+    assert [q.max_tokens for q in depth.questions([(1, 2)])] == [256]
+    assert {q.max_tokens for q in pose.QUESTIONS} == {512}
+    assert [q.max_tokens for think in (False, True) for q in matching.questions([(1, 2)], think)] == [256, 2048]
+    assert objects.free("What?").max_tokens == objects.comparison("left", A, B).max_tokens == 512
+    assert grounding.question("chair").max_tokens == 512

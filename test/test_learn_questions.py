@@ -134,7 +134,7 @@ def truth_of(*frames: Known) -> TruthVLM:
 def answered(truth: TruthVLM, sample: Sample, task: str) -> list[tuple[Exchange, str]]:
     exchanges = of(sample, task)
     with truth.look(sample.pictures) as view:
-        texts = [a.text for a in view.ask([Question(e.question, depth.GRAMMAR) for e in exchanges])]
+        texts = [a.text for a in view.ask([Question(e.question, depth.GRAMMAR, depth.MAX_TOKENS) for e in exchanges])]
     return list(zip(exchanges, texts, strict=True))
 
 

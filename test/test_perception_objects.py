@@ -14,14 +14,14 @@ SURE = {"chair": 0.64, "sofa": float("nan")}  # probabilities of some answers
 NAMES = {"objects.labels": ["sofa", "table", "chair"]}
 
 
-def labelled(tokens: int = 0, **texts: str) -> Reply:
+def labelled(is_cut: bool = False, **texts: str) -> Reply:
     """``texts`` to the grounding questions of some names, "[]" to those of others, 2 m to questions about depth."""
 
     def reply(question):
         if "Locate" not in question.text:
             return Answer(depth.answer(2.0), 0.9)
         label = next((name for name in texts if f": {name}." in question.text), "")
-        return Answer(texts.get(label, "[]"), SURE.get(label, 0.4), tokens=tokens)
+        return Answer(texts.get(label, "[]"), SURE.get(label, 0.4), is_cut=is_cut)
 
     return reply
 
@@ -34,8 +34,8 @@ def row(label: str, count: int) -> str:
 @pytest.mark.parametrize(
     ("texts", "expected", "refused"),
     [
-        (["[]", "[]", "[]"], [], {}),
-        (["There is nothing.", "[]", "[]"], None, {Reason.UNPARSED: 1}),
+        (["[]", "There is nothing.", "[]"], [], {}),
+        (["I cannot tell.", "[]", "[]"], None, {Reason.UNPARSED: 1}),
         (["[]", '[{"bbox_2d": [1, 2, 3, 4], "label": "dragon"}]', ""], None, {"out_of_range": 1, "unparsed": 1}),
     ],
 )
@@ -64,7 +64,7 @@ def test_an_answer_that_is_no_list_costs_one_name():
 
 
 def test_a_list_without_an_end_keeps_its_boxes_and_is_counted():
-    model = Scripted(labelled(grounding.MAX_TOKENS, chair=row("chair", 2)[:-1] + ', {"bbox_2d": [1, 2'))
+    model = Scripted(labelled(is_cut=True, chair=row("chair", 2)[:-1] + ', {"bbox_2d": [1, 2'))
     scene = perception(model, {"objects.labels": ["chair"]}).perceive(frame(), {"objects"})
     assert scene.objects is not None
     assert len(scene.objects) == 2

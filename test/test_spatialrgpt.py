@@ -177,7 +177,7 @@ def test_a_label_about_both_regions_is_no_choice_between_them():
     assert answer_errors(filled("A is above."), supported) is None
 
 
-# ----------------------------------------------------------------------------------------------- what we ask and teach
+# ------------------------------------------------------------------------------------------ what we ask and teach
 
 
 @pytest.mark.parametrize("kind", QUESTIONS)

@@ -60,6 +60,22 @@ def sometimes(count: int, reply: Reply, echo: Echo) -> Callable[[dict[str, Any]]
     return chat
 
 
+@pytest.mark.parametrize(("reason", "is_cut"), [("length", True), ("stop", False), (None, False)])
+def test_answer_that_the_limit_ended(echo: Echo, reason: str | None, is_cut: bool) -> None:
+    usual = echo.chat
+
+    def chat(request: dict[str, Any]) -> Reply:
+        status, body, headers = usual(request)
+        body["choices"][0]["finish_reason"] = reason
+        return status, body, headers
+
+    echo.chat = chat  # type: ignore[method-assign]
+    with ServedSource().open(f"{echo.url}/v1#echo").look([PICTURE]) as view:
+        (answer,) = view.ask(numbered(1))
+    assert answer is not None
+    assert answer.is_cut is is_cut
+
+
 def test_request_and_answer(echo: Echo) -> None:
     with ServedSource().open(f"{echo.url}/v1#echo").look([PICTURE, PICTURE]) as view:
         (answer,) = view.ask(numbered(1))

@@ -33,7 +33,8 @@ def depth_questions(count, max_tokens=24):
 
 
 def matching_questions(count):
-    return matching.questions(RNG.integers(0, 10.0 ** RNG.integers(1, 4, (count, 2))))
+    references = RNG.integers(0, 10.0 ** RNG.integers(1, 4, (count, 2)))
+    return [replace(q, max_tokens=16) for q in matching.questions(references)]
 
 
 ASKED = {
@@ -87,6 +88,7 @@ def test_tokens_are_those_of_generate_one_by_one(size, seed, task, rows):
             tokens, logits = view.generate(question)
             assert row.tokens == tokens
             assert (answer.text, answer.tokens) == (checkpoint.text(tokens), len(tokens))
+            assert answer.is_cut is (tokens[-1] not in checkpoint.end_tokens)
             logs = logits.log_softmax(-1)[torch.arange(len(tokens)), tokens]
             assert row.logs == pytest.approx(logs.tolist(), abs=1e-5)
 
@@ -280,6 +282,20 @@ def test_the_prefix_is_shared_and_chunks_are_bounded(monkeypatch):
         view.ask(depth_questions(50, max_tokens=4))
     assert [own.keys[0].shape[0] for own in made] == [8, 14, 14, 14]  # 8 to learn from, the rest evenly
     assert len({id(own._prefix.keys[0]) for own in made}) == 1  # one prefix, not one a question
+
+
+def test_room_is_for_what_answers_take_and_not_for_what_they_may(monkeypatch):
+    vlm = Engine(checkpoints.loaded(TINY, 0))
+    short = depth_questions(6, max_tokens=4)
+    kind = vlm.kind(short[0].grammar)
+    with vlm.look(PICTURES[:1]) as view:
+        view.ask(short)
+        assert kind.room <= 32
+        assert all(answer.is_cut for answer in view.ask(depth_questions(1, max_tokens=200)))  # it has no end
+        assert kind.room >= 200
+        for _ in range(10):
+            view.ask(short)
+        assert kind.room <= 32
 
 
 @pytest.mark.parametrize("chunk", [1, 3])

@@ -4,8 +4,9 @@ import checkpoints
 import pytest
 import torch
 
-from vlm3_ros.tasks import depth, matching, pose
+from vlm3_ros.tasks import depth, matching, objects, pose
 from vlm3_ros.vlm import ModelError
+from vlm3_ros.vlm.checkpoint import inspect
 from vlm3_ros.vlm.prompt import Chat, common_length, mrope_positions
 
 TEXTS = [
@@ -43,6 +44,21 @@ def test_a_template_of_another_model_is_refused(template):
     c = checkpoints.loaded()
     with pytest.raises(ModelError, match="chat template"):
         Chat(c.tokenizer, template, c.image_token)
+
+
+def test_a_checkpoint_is_asked_in_the_words_that_it_learned():
+    c = checkpoints.loaded()
+    asked = objects.comparison("behind", (1, 2, 3, 4), (5, 6, 7, 8)).text
+    chat = Chat(c.tokenizer, checkpoints.CHAT_TEMPLATE, c.image_token, {"behind": "Is {b} nearer than {a}?"})
+    other = f"Is {objects.name((5, 6, 7, 8))} nearer than {objects.name((1, 2, 3, 4))}?"
+    assert chat.questions([asked]) == c.chat.questions([other])
+    assert chat.questions(["Is it behind?"]) == c.chat.questions(["Is it behind?"])
+
+
+def test_the_bundled_checkpoint_names_its_words():
+    wording = inspect("bundled").wording
+    assert {"above", "below", "left", "right", "behind", "front", "direction"} == set(wording)
+    assert all("{a}" in text and "{b}" in text for text in wording.values())
 
 
 @pytest.mark.parametrize("grids", [[(4, 6)], [(7, 3)], [(4, 6), (5, 5)], [(1, 9), (9, 1)]])

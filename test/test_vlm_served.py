@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import checkpoints
@@ -38,6 +38,7 @@ def scene(seed: int, size: tuple[int, int] = (320, 240)) -> np.ndarray:
 
 
 PICTURES = (Picture(scene(1), SIZE), Picture(scene(2), SIZE))
+POSES = [replace(question, max_tokens=64) for question in pose.QUESTIONS]
 DEPTHS = depth.questions([(x, y) for x in (7, 350, 1999) for y in (0, 42, 900, 1500)])
 
 
@@ -94,7 +95,9 @@ def as_sent(picture: Picture) -> Picture:
 
 
 @pytest.mark.parametrize(
-    ("pictures", "questions"), [(PICTURES[:1], DEPTHS), (PICTURES, list(pose.QUESTIONS))], ids=["depth", "pose"]
+    ("pictures", "questions"),
+    [(PICTURES[:1], DEPTHS), (PICTURES, POSES)],
+    ids=["depth", "pose"],
 )
 def test_real_server_answers_as_the_local_engine(
     served: Served, model: ServedVLM, local: Engine, pictures: tuple[Picture, ...], questions: list[Question]
