@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import os
 import subprocess
 import sys
 import threading
@@ -325,7 +326,8 @@ models = models_for(Config().updated({{f"vlm.checkpoint.{{name}}": "{echo.url}" 
 assert [status.name for status in models.status()] == ["{echo.url}"]
 assert "torch" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60.0)
+    environment = {name: value for name, value in os.environ.items() if name != "VLM3_PLUGINS"}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True, timeout=60.0)
 
 
 def test_names_without_a_scheme_are_local() -> None:
