@@ -10,9 +10,11 @@ import cv2
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
+from vlm3_ros.geometry.plate import LOOK_LAB, relative_noise, weak_plate
+
 BORDER = 0.2  # distance of the outermost grid points from the image border, in grid steps
 LOOK_PX = 1.0  # standard deviation of the blur before colours are compared, in pixels
-LOOK_LAB = 15.0  # colour difference (CIE Lab) that counts as much as one grid step of distance
+FARTHER = 8.0  # times as far as the farthest point of its cell at most is what lies beyond the outermost points
 
 
 @dataclass(frozen=True)
@@ -69,37 +71,49 @@ class DepthMap:
 
 
 def densify(
-    grid: Grid, depth: np.ndarray, confidence: np.ndarray, image: np.ndarray, edge_ratio: float = 1.4
+    grid: Grid,
+    depth: np.ndarray,
+    confidence: np.ndarray,
+    image: np.ndarray,
+    edge_ratio: float = 1.4,
+    spread: np.ndarray | None = None,
 ) -> DepthMap:
     """Depth between grid points.
 
-    Inside surfaces, bilinear in inverse depth, in which planes stay planes. Where the four points around a pixel
-    differ by more than ``edge_ratio`` there is a depth edge: the pixel takes one of the four, the one it is near to
-    and looks most like, never a value in between (no flying pixels). Points without an answer are bridged from their
-    neighbours as far as about one and a half times the spacing of the answers; beyond, depth is unknown.
+    What is noise in the answers is smoothed within surfaces first (`plate`); exact answers stay as they are. Inside
+    surfaces depth is bilinear in inverse depth, in which planes stay planes whatever their slope. A depth edge is
+    where the step between neighbours departs from the planes on either side of it by as much as a step by the factor
+    ``edge_ratio`` does between frontal surfaces: the pixel takes the plane of one of the four points around it, the
+    one it is near to and looks most like, never a value in between (no flying pixels). Points without an answer
+    continue the plane of the nearest one as far as about one and a half times the spacing of the answers; beyond,
+    depth is unknown.
 
     Confidence is that of the nearest answers, falling with the distance to them: half at one grid step, and halved
     again on the two sides of a depth edge that differ by a factor of two.
 
     ``depth`` [R · C] in metres along Z, NaN where unanswered; ``confidence`` [R · C] in [0, 1]; ``image`` uint8
-    [height, width, 3] at the grid's size.
+    [height, width, 3] at the grid's size; ``spread`` [R · C] of the answers in metres, NaN where not measured: only
+    which answers have more than others counts, how noisy they are altogether is measured on the grid.
     """
     shape = grid.rows, grid.columns
-    inverse = 1.0 / depth.reshape(shape).astype(np.float32)
-    answered = np.isfinite(inverse)
+    answers = 1.0 / depth.reshape(shape).astype(float)
+    answered = np.isfinite(answers)
     if not answered.any():
         nothing = np.full((grid.height, grid.width), np.nan, np.float32)
         return DepthMap(nothing, np.zeros_like(nothing))
+    relative = np.full(shape, np.nan) if spread is None else spread.reshape(shape) * answers
     gap, nearest = distance_transform_edt(~answered, return_indices=True)
-    inverse = inverse[tuple(nearest)]
     reach = 1.5 * math.sqrt(answered.size / answered.sum())
 
     x, y = _axes(grid)
-    near, far = _extremes(inverse)
-    dense = _between(inverse, x.matrix, y.matrix)
-    np.maximum(dense, _of_cells(far / 2, x, y), out=dense)  # the border of a slope is not at infinity
-    edge = near > far * edge_ratio
-    _take_sides(dense, _of_cells(edge, x, y), inverse, image, x, y)
+    blurred = cv2.GaussianBlur(image, (0, 0), LOOK_PX)
+    look = _lab(blurred[np.ix_(y.node, x.node)].reshape(-1, 3)).reshape(*shape, 3)
+    surfaces = _Surfaces.of(weak_plate(answers, relative_noise(answers, relative), look), nearest, edge_ratio)
+    near, far = _extremes(surfaces.inverse)
+    dense = _between(surfaces.inverse, x.matrix, y.matrix)
+    np.maximum(dense, _of_cells(far / FARTHER, x, y), out=dense)  # the border of a slope is not at infinity
+    edge = _edges(surfaces.inverse, edge_ratio)
+    _take_sides(dense, _of_cells(edge, x, y), surfaces, look, blurred, x, y)
 
     trust = np.where(answered, confidence.reshape(shape), 0.0).astype(np.float32)[tuple(nearest)]
     sure = _between(trust, x.inside, y.inside)
@@ -109,6 +123,68 @@ def densify(
     return DepthMap(
         np.where(unknown, np.float32(np.nan), 1.0 / dense), np.where(unknown, np.float32(0.0), np.minimum(sure, 1.0))
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Surfaces:
+    """The plane through each grid point, in inverse depth."""
+
+    inverse: np.ndarray  # float32 [R, C]
+    right: np.ndarray  # float32 [R, C] its change over one grid step to the right
+    down: np.ndarray  # float32 [R, C]
+    reach: float  # a plane is followed as far as this factor of its own inverse depth
+
+    @classmethod
+    def of(cls, inverse: np.ndarray, nearest: np.ndarray, edge_ratio: float) -> _Surfaces:
+        """From inverse depth [R, C]; points that are not the ``nearest`` answer [2, R, C] take the plane of that.
+
+        Planes are followed by half of what makes an edge, so that the two sides of one cannot meet.
+        """
+        inverse = inverse.astype(np.float32)
+        found = cls(inverse, _slopes(inverse), _slopes(inverse.T).T, math.sqrt(edge_ratio))
+        node = np.ravel_multi_index(tuple(nearest), inverse.shape)
+        down, right = (np.indices(inverse.shape) - nearest).astype(np.float32)
+        inverse = found.at(node, right, down)
+        return cls(inverse, _slopes(inverse), _slopes(inverse.T).T, found.reach)
+
+    def at(self, node: np.ndarray, right: np.ndarray, down: np.ndarray) -> np.ndarray:
+        """Inverse depth so many grid steps away from the points with the indices ``node``, on their planes."""
+        here = self.inverse.ravel()[node]
+        there = here + self.right.ravel()[node] * right + self.down.ravel()[node] * down
+        return np.clip(there, here / self.reach, here * self.reach)
+
+
+def _slopes(inverse: np.ndarray) -> np.ndarray:
+    """Change per grid step along the rows of [R, C]: the smaller of those to both sides, 0 where they disagree.
+
+    The minmod limiter (Roe, 1986): exact on planes, and blind to an edge beside the point.
+    """
+    steps = np.diff(inverse, axis=1)
+    if not steps.size:
+        return np.zeros_like(inverse)
+    before, after = np.hstack([steps[:, :1], steps]), np.hstack([steps, steps[:, -1:]])
+    smaller = np.where(np.abs(before) < np.abs(after), before, after)
+    return np.where(before * after > 0.0, smaller, np.float32(0.0))
+
+
+def _edges(inverse: np.ndarray, edge_ratio: float) -> np.ndarray:
+    """Which cells [R, C] have a depth edge between two of their corners."""
+    along, across = _breaks(inverse, edge_ratio), _breaks(inverse.T, edge_ratio).T
+    edge = np.zeros(inverse.shape, bool)
+    edge[:, :-1] |= along
+    edge[:-1, :-1] |= along[1:]
+    edge[:-1] |= across
+    edge[:-1, :-1] |= across[:, 1:]
+    return edge
+
+
+def _breaks(inverse: np.ndarray, edge_ratio: float) -> np.ndarray:
+    """Between which neighbours in a row of [R, C] a depth edge lies [R, C − 1]: not both sides predict the step."""
+    steps, slopes = np.diff(inverse, axis=1), _slopes(inverse)
+    if steps.shape[1] == 1:  # nothing beside the two predicts anything
+        slopes = np.zeros_like(inverse)
+    missed = np.maximum(np.abs(steps - slopes[:, :-1]), np.abs(steps - slopes[:, 1:]))
+    return missed > (1.0 - 1.0 / edge_ratio) * np.maximum(inverse[:, :-1], inverse[:, 1:])
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,24 +255,30 @@ def _extremes(inverse: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _take_sides(
-    dense: np.ndarray, edge: np.ndarray, inverse: np.ndarray, image: np.ndarray, x: _Axis, y: _Axis
+    dense: np.ndarray,
+    edge: np.ndarray,
+    surfaces: _Surfaces,
+    look: np.ndarray,
+    blurred: np.ndarray,
+    x: _Axis,
+    y: _Axis,
 ) -> None:
-    """Give each pixel of ``edge`` the inverse depth of the grid point around it that it is near to and looks like."""
+    """Give each pixel of ``edge`` the plane of the grid point around it that it is near to and looks like."""
     rows, columns = np.divmod(np.flatnonzero(edge), edge.shape[1])
     if not len(rows):
         return
-    blurred = cv2.GaussianBlur(image, (0, 0), LOOK_PX)
-    look, looks_of_nodes = _lab(blurred[rows, columns]), _lab(blurred[np.ix_(y.node, x.node)].reshape(-1, 3))
+    look_of_pixels, look_of_nodes = _lab(blurred[rows, columns]), look.reshape(-1, 3)
     nodes, costs = [], []
     for j, dy in ((y.before, y.fraction), (y.after, 1.0 - y.fraction)):
         for i, dx in ((x.before, x.fraction), (x.after, 1.0 - x.fraction)):
             node = (j * len(x.node))[rows] + i[columns]
-            difference = look - looks_of_nodes.take(node, axis=0)
+            difference = look_of_pixels - look_of_nodes.take(node, axis=0)
             unlike = np.einsum("ij,ij->i", difference, difference) / LOOK_LAB**2
             nodes.append(node)
             costs.append(unlike + 4.0 * ((dy**2)[rows] + (dx**2)[columns]))
     best = np.argmin(costs, axis=0)
-    dense[rows, columns] = inverse.ravel()[np.choose(best, nodes)]
+    right, down = x.fraction[columns] - best % 2, y.fraction[rows] - best // 2
+    dense[rows, columns] = surfaces.at(np.choose(best, nodes), right, down)
 
 
 def _lab(colours: np.ndarray) -> np.ndarray:

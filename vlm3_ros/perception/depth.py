@@ -29,9 +29,10 @@ def perceive_depth(sight: Sight, config: Config) -> DepthView:
     visible = shown(frame, pixels)
     samples = ask_depth(sight, config, pixels[visible], settings.budget_s or None)
 
-    z, confidence = np.full(len(order), np.nan), np.zeros(len(order))
-    z[order[visible]], confidence[order[visible]] = samples.z, samples.confidence
-    dense = densify(grid, z, confidence, image, settings.edge_ratio)
+    z, confidence, spread = np.full(len(order), np.nan), np.zeros(len(order)), np.full(len(order), np.nan)
+    asked = order[visible]
+    z[asked], confidence[asked], spread[asked] = samples.z, samples.confidence, samples.spread
+    dense = densify(grid, z, confidence, image, settings.edge_ratio, spread)
     if frame.valid is not None:
         valid = cv2.resize(frame.valid.astype(np.uint8), camera.size, interpolation=cv2.INTER_NEAREST) > 0
         dense = DepthMap(
