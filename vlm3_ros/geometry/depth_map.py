@@ -157,14 +157,15 @@ class _Surfaces:
 def _slopes(inverse: np.ndarray) -> np.ndarray:
     """Change per grid step along the rows of [R, C]: the smaller of those to both sides, 0 where they disagree.
 
-    The minmod limiter (Roe, 1986): exact on planes, and blind to an edge beside the point.
+    The minmod limiter (Roe, 1986): exact on planes, and blind to an edge beside the point. The outermost points have
+    the slopes of their neighbours.
     """
-    steps = np.diff(inverse, axis=1)
-    if not steps.size:
+    if inverse.shape[1] < 3:  # nothing that could agree
         return np.zeros_like(inverse)
-    before, after = np.hstack([steps[:, :1], steps]), np.hstack([steps, steps[:, -1:]])
+    steps = np.diff(inverse, axis=1)
+    before, after = steps[:, :-1], steps[:, 1:]
     smaller = np.where(np.abs(before) < np.abs(after), before, after)
-    return np.where(before * after > 0.0, smaller, np.float32(0.0))
+    return np.pad(np.where(before * after > 0.0, smaller, np.float32(0.0)), ((0, 0), (1, 1)), mode="edge")
 
 
 def _edges(inverse: np.ndarray, edge_ratio: float) -> np.ndarray:
@@ -181,8 +182,6 @@ def _edges(inverse: np.ndarray, edge_ratio: float) -> np.ndarray:
 def _breaks(inverse: np.ndarray, edge_ratio: float) -> np.ndarray:
     """Between which neighbours in a row of [R, C] a depth edge lies [R, C − 1]: not both sides predict the step."""
     steps, slopes = np.diff(inverse, axis=1), _slopes(inverse)
-    if steps.shape[1] == 1:  # nothing beside the two predicts anything
-        slopes = np.zeros_like(inverse)
     missed = np.maximum(np.abs(steps - slopes[:, :-1]), np.abs(steps - slopes[:, 1:]))
     return missed > (1.0 - 1.0 / edge_ratio) * np.maximum(inverse[:, :-1], inverse[:, 1:])
 

@@ -96,7 +96,8 @@ class _Differences:
         """The matrix of the quadratic form Σ weights · differences², lower band [band + 1, size] as SciPy has it."""
         products = self.factors[:, :, None] * self.factors[:, None, :] * weights[:, None, None]
         products[self.points[:, :, None] < self.points[:, None, :]] = 0.0
-        return np.bincount(self.places.ravel(), products.ravel(), (self.band + 1) * self.size).reshape(-1, self.size)
+        matrix = np.bincount(self.places.ravel(), products.ravel(), (self.band + 1) * self.size)
+        return matrix.astype(float, copy=False).reshape(-1, self.size)  # without any differences, these are integers
 
 
 @lru_cache(maxsize=8)
