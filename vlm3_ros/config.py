@@ -167,7 +167,7 @@ class DepthConfig:
     max_m: float = setting(80.0, "answers beyond this depth are refused, in metres", 0.1, 10_000.0, live=True)
     edge_ratio: float = setting(
         1.4,
-        "neighbouring points whose depths differ by this factor are a depth edge, not a slope",
+        "a step in depth by this factor is a depth edge, unless the slopes on both sides of it explain it",
         1.01,
         100.0,
         live=True,
