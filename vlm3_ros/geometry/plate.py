@@ -86,7 +86,8 @@ class _Differences:
     factors: np.ndarray  # [T, 4] of their values
     size: int  # number of grid points
     band: int  # largest distance of two indices
-    places: np.ndarray  # [T, 4, 4] in the lower band [band + 1, size] of a symmetric matrix, 0 above the diagonal
+    products: np.ndarray  # [T, 16] of two factors each, 0 above the diagonal of a matrix [size, size]
+    places: np.ndarray  # [T, 16] where these are in its lower band [band + 1, size]
 
     def of(self, values: np.ndarray) -> np.ndarray:
         """[T] of values [size]."""
@@ -94,9 +95,8 @@ class _Differences:
 
     def squared(self, weights: np.ndarray) -> np.ndarray:
         """The matrix of the quadratic form Σ weights · differences², lower band [band + 1, size] as SciPy has it."""
-        products = self.factors[:, :, None] * self.factors[:, None, :] * weights[:, None, None]
-        products[self.points[:, :, None] < self.points[:, None, :]] = 0.0
-        matrix = np.bincount(self.places.ravel(), products.ravel(), (self.band + 1) * self.size)
+        values = self.products * weights[:, None]
+        matrix = np.bincount(self.places.ravel(), values.ravel(), (self.band + 1) * self.size)
         return matrix.astype(float, copy=False).reshape(-1, self.size)  # without any differences, these are integers
 
 
@@ -114,7 +114,8 @@ def _differences(shape: tuple[int, int], step: int = 1) -> _Differences:
     )
     points = np.concatenate([*lines, cells.reshape(-1, 4)])
     factors = np.repeat([[1.0, -1.0, 1.0, -1.0]], len(points), axis=0)  # a line has its middle twice
+    band = 2 * step * shape[1]
     later, earlier = points[:, :, None], points[:, None, :]
-    band = 2 * step * max(shape[1], 1)
-    places = np.where(later >= earlier, (later - earlier) * index.size + earlier, 0)
-    return _Differences(points, factors, index.size, band, places)
+    products = np.where(later >= earlier, factors[:, :, None] * factors[:, None, :], 0.0).reshape(-1, 16)
+    places = np.where(later >= earlier, (later - earlier) * index.size + earlier, 0).reshape(-1, 16)
+    return _Differences(points, factors, index.size, band, products, places)
