@@ -103,17 +103,13 @@ class _Differences:
 @lru_cache(maxsize=8)
 def _differences(shape: tuple[int, int], step: int = 1) -> _Differences:
     index = np.arange(shape[0] * shape[1]).reshape(shape)
-    lines = [
-        np.stack([lines[: -2 * step], lines[step:-step], lines[2 * step :], lines[step:-step]], axis=-1).reshape(
-            -1, 4
-        )
-        for lines in (index, index.T)
-    ]
-    cells = np.stack(
-        [index[:-step, :-step], index[:-step, step:], index[step:, step:], index[step:, :-step]], axis=-1
-    )
-    points = np.concatenate([*lines, cells.reshape(-1, 4)])
-    factors = np.repeat([[1.0, -1.0, 1.0, -1.0]], len(points), axis=0)  # a line has its middle twice
+    a, b = slice(None, -step), slice(step, None)
+    lines = [(line[: -2 * step], line[step:-step], line[2 * step :], line[step:-step]) for line in (index, index.T)]
+    cells = index[a, a], index[a, b], index[b, b], index[b, a]
+    kinds = [np.stack(four, axis=-1).reshape(-1, 4) for four in (*lines, cells)]
+    signs = (1.0, -2.0, 1.0, 0.0), (1.0, -2.0, 1.0, 0.0), (1.0, -1.0, 1.0, -1.0)  # a line has three points
+    points = np.concatenate(kinds)
+    factors = np.repeat(signs, [len(kind) for kind in kinds], axis=0)
     band = 2 * step * shape[1]
     later, earlier = points[:, :, None], points[:, None, :]
     products = np.where(later >= earlier, factors[:, :, None] * factors[:, None, :], 0.0).reshape(-1, 16)
