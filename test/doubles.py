@@ -45,7 +45,8 @@ class Wall:
         self.at_most: int | None = None  # answers to a list of questions, as if its time were over then
         self.in_hand = 0  # looks begun
         self.questions: list[str] = []
-        self._seconds = seconds
+        self.slowness: dict[str, float] = {}  # of questions: how many times the usual seconds they take
+        self.seconds = seconds
         self._truth = TruthVLM(wall)
 
     @contextmanager
@@ -57,7 +58,7 @@ class Wall:
             yield _WallView(self, view)
 
     def answer(self, view: TruthView, questions: Sequence[Question]) -> list[Answer | None]:
-        time.sleep(self._seconds)
+        time.sleep(self.seconds * self.slowness.get(questions[0].text, 1.0))
         assert self.gate.wait(60.0)
         self.questions += [question.text for question in questions]
         if self.blind:

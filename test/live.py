@@ -26,7 +26,7 @@ from ros import answered_by
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from vlm3_ros.ros.node import Vlm3Node
+from vlm3_ros.ros.lifecycle import Vlm3Node
 
 FRAME = "optical"
 SIZE = (64, 48)
@@ -155,6 +155,10 @@ class Peer:
         """Stamps a tenth of a second apart."""
         self._stamp += SECOND // 10
         return self._stamp
+
+    def skip_stamps(self) -> None:
+        """Leave a quarter of an hour out: for a second peer, whose stamps are to be no other's."""
+        self._stamp += 900 * SECOND
 
     # ---------------------------------------------------------------------------------------------- waiting
 

@@ -73,6 +73,11 @@ class Process:
             print(f"--- output of {self._process.args}:\n{self.output}")
 
     @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._process.pid
+
+    @property
     def output(self) -> str:
         """All that was printed so far."""
         return "".join(self.lines)
@@ -96,9 +101,26 @@ class Process:
             assert time.monotonic() < end, f"did not print {text!r} in {timeout_s:.0f} s:\n{self.output}"
             time.sleep(0.05)
 
+    def wait_for_library(self, name: str, timeout_s: float = 60.0) -> None:
+        """Until a library whose file's name holds ``name`` is loaded."""
+        end, maps = time.monotonic() + timeout_s, Path(f"/proc/{self.pid}/maps")
+        while not any(name in Path(line).name for line in maps.read_text().splitlines()):
+            assert self.alive, self.output
+            assert time.monotonic() < end, f"{name} was not loaded in {timeout_s:.0f} s"
+            time.sleep(0.002)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal; one that has ended already does not mind."""
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it without a word, as a crash does."""
+        self.send(signal.SIGKILL)
+        self.wait(10.0)
+
     def interrupt(self, timeout_s: float = 30.0, by: signal.Signals = signal.SIGINT) -> int:
         """Ctrl-C, or another signal; returns the exit status."""
-        self._process.send_signal(by)
+        self.send(by)
         return self.wait(timeout_s)
 
 

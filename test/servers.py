@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -106,6 +107,8 @@ class Echo:
         self.keys: set[str | None] = set()  # Authorization headers
         self.sockets: list[socket.socket] = []  # of all connections so far
         self.url = ""
+        self.trickles = False  # all is sent a byte each half second, headers and all
+        self.trickling = threading.Event()  # somebody waits for that
 
     def chat(self, request: dict[str, Any]) -> Reply:
         """Status, body and headers of the answer to a request; None breaks the connection instead."""
@@ -166,14 +169,27 @@ def serving(echo: Echo) -> Iterator[Echo]:
                 return
             status, body, headers = reply
             content = body if isinstance(body, bytes) else json.dumps(body).encode()
-            with suppress(ConnectionError):  # a client that does not wait for its answer
+            if echo.trickles:
+                self.wfile = io.BytesIO()
+            with suppress(OSError):  # a client that does not wait for its answer
                 self.send_response(status)
                 for name, value in {"Content-Length": str(len(content)), **headers}.items():
                     self.send_header(name.replace("_", "-"), value)
                 self.end_headers()
                 self.wfile.write(content)
+                if echo.trickles:
+                    self._trickle()
                 self.wfile.flush()
                 self.close_connection = "Content-Length" in headers  # not its true length: no more can follow
+
+        def _trickle(self) -> None:
+            echo.trickling.set()
+            self.close_connection = True
+            for byte in self.wfile.getvalue():  # type: ignore[attr-defined]
+                if not echo.trickles:
+                    break
+                self.connection.sendall(bytes([byte]))
+                time.sleep(0.5)
 
         def log_message(self, format: str, *args: Any) -> None:
             pass

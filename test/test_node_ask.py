@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from live import FRAME, Live, image, info, live, picture, stamp
 from sensor_msgs.msg import CameraInfo, Image
 from vlm3_ros.srv import Ask
 
+from vlm3_ros.ros.ask import MOST_WAITING
 from vlm3_ros.vlm import ModelError
 
 QUIET = {"pose.publish_tf": False}  # no frame is perceived unless somebody subscribes
@@ -157,7 +159,7 @@ def test_inactive_node_says_so():
         assert (refused.success, refused.message) == (False, "the node is not active")
 
 
-def test_waiting_questions_are_answered_before_deactivation():
+def test_waiting_questions_are_refused_at_deactivation():
     with live(QUIET) as running:
         peer, wall = running.peer, running.wall
         show(running)
@@ -165,8 +167,64 @@ def test_waiting_questions_are_answered_before_deactivation():
         waiting = [peer.ask(Ask, "ask", question=str(i)) for i in range(2)]
         peer.until(lambda: wall.in_hand and len(running.node._worker._jobs) == 1, "one in hand and one in line")
         inactive = peer.ask(ChangeState, "change_state", transition=Transition(id=Transition.TRANSITION_DEACTIVATE))
-        peer.until(lambda: running.node._worker._stopping, "the transition")
-        wall.gate.set()
+        answers = [peer.result(future) for future in waiting]
+        assert not any(answer.success for answer in answers)
+        assert {answer.message for answer in answers} == {
+            "the node was deactivated before this question was answered"
+        }
         assert peer.result(inactive).success
-        assert all(peer.result(future).success for future in waiting)
         assert not ask(running).success
+        peer.until(lambda: peer.count("questions refused", about="") == 3, "three refusals counted")
+
+
+def test_many_questions_at_once():
+    """As many as may wait are answered, and the others are refused with a reason."""
+    with live(QUIET) as running:
+        peer, wall = running.peer, running.wall
+        show(running)
+        wall.gate.clear()
+        clients = [peer.node.create_client(Ask, f"{peer.name}/ask") for _ in range(MOST_WAITING + 16)]
+        peer.until(lambda: all(client.service_is_ready() for client in clients), "the service for all")
+        waiting = [client.call_async(Ask.Request(question=str(i))) for i, client in enumerate(clients)]
+        peer.until(lambda: sum(future.done() for future in waiting) == 16, "the refusals")
+        wall.gate.set()
+        answers = [peer.result(future) for future in waiting]
+        assert sum(answer.success for answer in answers) == MOST_WAITING
+        assert all(a.answer == str(i) if a.success else "ask again later" in a.message for i, a in enumerate(answers))
+        counts = {"questions answered": MOST_WAITING, "questions refused": 16}
+        peer.until(lambda: {key: peer.count(key, about="") for key in counts} == counts, "both counted")
+
+
+@pytest.mark.parametrize("slowness", [1.0, 5.0], ids=["as long as a frame", "five times as long"])
+def test_clients_that_ask_without_pause_cost_half_the_frames(slowness):
+    """Two of them, and images that never lack: questions take half the time, however long one takes."""
+    with live() as running:
+        peer, wall = running.peer, running.wall
+        depth = peer.listen(Image, "depth/image")
+        peer.hears("depth/image")
+        show(running)
+        clients = [peer.node.create_client(Ask, f"{peer.name}/ask") for _ in range(2)]
+        peer.until(lambda: all(client.service_is_ready() for client in clients), "the service")
+        images = peer.connected(Image, "image")
+        wall.seconds, wall.slowness = 0.06, {"again?": slowness}
+
+        def frames(seconds: float, ask: bool) -> tuple[int, int]:
+            """Frames perceived and questions answered in that time."""
+            waiting = [client.call_async(Ask.Request(question="again?")) for client in clients] if ask else []
+            depth.clear()
+            answered, end = 0, time.monotonic() + seconds
+            while time.monotonic() < end:
+                images.publish(image(peer.next_stamp()))
+                peer.spin(0.01)
+                for i, future in enumerate(waiting):
+                    if future.done():
+                        assert future.result().success
+                        answered += 1
+                        waiting[i] = clients[i].call_async(Ask.Request(question="again?"))
+            return len(depth), answered
+
+        alone, _ = frames(2.0, ask=False)
+        beside, answered = frames(4.0, ask=True)
+        print(f"frames a second alone {alone / 2.0:.1f}, beside {answered / 4.0:.1f} questions {beside / 4.0:.1f}")
+        assert answered >= 3
+        assert beside / 4.0 > 0.4 * alone / 2.0  # half, and what a busy machine adds

@@ -89,7 +89,7 @@ def test_two_cameras_share_a_model_in_turn():
             depth, where = peer.heard[f"{name}/depth/image"][-1], peer.heard[f"{name}/camera_pose"][-1]
             assert (stamp(depth), depth.header.frame_id) == (camera.sent[-1], f"{name}_optical")
             assert metres(depth) == pytest.approx(level * METRES_PER_LEVEL, rel=0.01)
-            assert where.header.frame_id == f"{name}_odom"
+            assert where.header.frame_id == f"{name}_vlm_odom"
         model = f"model test:doubles:shared:{running.namespace}"
         peer.until(lambda: peer.count("looks", model) == 4, "a look a frame and one at a pair in the diagnostics")
         assert peer.count("loads", model) == 1

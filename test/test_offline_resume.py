@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ import doubles
 import pytest
 import ros
 from rosbags.rosbag2 import Reader
+from servers import Echo, Reply, said, serving
 from test_offline_run import TASKS, bag, settings, vlm3
 
 from vlm3_ros.offline.mcap import McapWriter, kept
 from vlm3_ros.offline.types import typestore
+from vlm3_ros.tasks import depth
 from vlm3_ros.vlm import ModelError
 
 __all__ = ["bag"]  # a fixture
@@ -145,6 +148,32 @@ def test_full_disk_is_said_and_the_run_goes_on_when_there_is_room(bag, tmp_path,
 
 
 @pytest.mark.slow
+def test_ctrl_c_does_not_wait_for_a_server(bag, tmp_path):
+    """A frame's answers trickle in; the frames before it are kept."""
+    with serving(Echo()) as echo:
+        options = ["--model", echo.url, "--set", "node.tasks=[depth]", "--set", "depth.points=12"]
+        command = ["run", bag, "--out", tmp_path / "out", *options]
+
+        def chat(request: dict[str, Any]) -> Reply:
+            echo.trickles = len(echo.requests) > 30
+            return said(depth.answer(2.0))
+
+        echo.chat = chat  # type: ignore[method-assign]
+        with ros.Process("-m", "vlm3_ros.cli", *command) as process:
+            assert echo.trickling.wait(60.0), process.output
+            time.sleep(0.5)
+            assert process.interrupt(timeout_s=5.0) == 130
+            assert "goes on where it stopped" in process.output
+            assert "Traceback" not in process.output
+        echo.trickles = False
+        file = tmp_path / "out" / "bag" / "bag.mcap"
+        done = len(list(kept(file)))
+        assert done >= 1
+        echo.chat = lambda _: said(depth.answer(2.0))  # type: ignore[method-assign]
+        assert vlm3(*command) == 0
+        assert len(list(kept(file))) > done
+
+
 def test_killed_twenty_times_it_gives_the_same(data, tmp_path):
     """Over the recorded bag: ten kills in the middle of a write, ten at any other moment."""
     chance, out = random.Random(0), tmp_path / "killed"

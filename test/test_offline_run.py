@@ -124,7 +124,7 @@ def test_pose_goes_to_topic_tf_and_trajectory(bag, tmp_path, request):
     for i, row in enumerate(lines):
         pose, tf = found["/camera_pose"][i][1], found["/tf"][i][1].transforms[0]
         p, q = pose.pose.pose.position, pose.pose.pose.orientation
-        assert (pose.header.frame_id, tf.header.frame_id, tf.child_frame_id) == ("odom", "odom", "camera")
+        assert (pose.header.frame_id, tf.header.frame_id, tf.child_frame_id) == ("vlm_odom", "vlm_odom", "camera")
         np.testing.assert_allclose([p.x, p.y, p.z], [0.2 * i, 0.0, 0.0], atol=0.01)  # ahead is odom's x
         np.testing.assert_allclose(row, [STAMPS[i] / SECOND, p.x, p.y, p.z, q.x, q.y, q.z, q.w], atol=1e-8)
         t = tf.transform.translation

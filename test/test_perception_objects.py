@@ -71,6 +71,23 @@ def test_a_list_without_an_end_keeps_its_boxes_and_is_counted():
     assert scene.tally.refused == {Reason.CUT_OFF: 1}
 
 
+def test_a_frame_keeps_the_settings_it_began_with():
+    """A scale that is set while depth is asked does not take the boxes of the same frame twice as far."""
+    usual = labelled(chair=row("chair", 1))
+
+    def reply(question):
+        eyes.config = eyes.config.updated({"depth.scale": 2.0})
+        return usual(question)
+
+    eyes = perception(Scripted(reply), {"objects.labels": ["chair"]})
+    scene = eyes.perceive(frame(), {"depth", "objects"})
+    assert scene.depth is not None
+    assert scene.objects is not None
+    assert np.median(scene.depth.map.depth) == pytest.approx(2.0, rel=0.2)
+    assert scene.objects[0].center[2] == pytest.approx(2.0, rel=0.2)
+    assert np.median(eyes.perceive(frame(1), {"depth"}).depth.map.depth) == pytest.approx(4.0, rel=0.2)
+
+
 def test_without_names_nothing_is_looked_for():
     model = Scripted(labelled())
     assert perception(model, {"objects.labels": []}).perceive(frame(), {"objects"}).objects == []

@@ -83,7 +83,7 @@ def test_every_output_carries_the_stamp_and_frame_of_its_image(recorded, frames)
         heads = [_header(message) for message in recorded[topic]]
         expected = sorted(frames)[1:] if topic == "/matches" else sorted(frames)  # a match needs a frame before
         assert [_stamp(head) for head in heads] == expected, topic
-        assert {head.frame_id for head in heads} == {"odom" if topic in ("/camera_pose", "/tf") else FRAME}, topic
+        assert {head.frame_id for head in heads} == {"vlm_odom" if topic in ("/camera_pose", "/tf") else FRAME}, topic
     assert {t.transforms[0].child_frame_id for t in recorded["/tf"]} == {FRAME}
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import PoseWithCovarianceStamped, TransformStamped
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from live import SECOND, Live, header, image, info, live, picture, unique_namespace
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from scipy.spatial.transform import Rotation
@@ -21,6 +23,7 @@ from vlm3_ros.config import PoseConfig
 from vlm3_ros.geometry.motion import Pose
 from vlm3_ros.perception import Frame
 from vlm3_ros.ros import messages
+from vlm3_ros.ros.diagnostics import NodeRecord
 from vlm3_ros.ros.transforms import BODY_OPTICAL, MountError, Transforms
 
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -91,7 +94,7 @@ class Robot:
     def until_noticed(self, child: str) -> None:
         """Until the node knows that somebody else broadcasts where a frame is."""
         known = self.running.node._perceiver._transforms.moved_by_another
-        self.peer.until(lambda: known("odom", self.named(child)), "notice of the other's transform")
+        self.peer.until(lambda: known("vlm_odom", self.named(child)), "notice of the other's transform")
 
     def pose_at(self, transform: TransformStamped) -> np.ndarray:
         """The pose T [4, 4] published with a transform."""
@@ -121,7 +124,7 @@ def mounted() -> Iterator[Robot]:
 def test_camera_frame_moves_in_odom(robot):
     robot.drive(0.0)
     transform = robot.until_broadcast("optical", 1.0)
-    assert transform.header.frame_id == "odom"
+    assert transform.header.frame_id == "vlm_odom"
     T = messages.matrix(transform)
     np.testing.assert_allclose(T[:3, 3], [1.0, 0.0, 0.0], atol=0.02)  # ahead is odom's x, as REP 103 has it
     np.testing.assert_allclose(T[:3, :3], BODY_OPTICAL[:3, :3], atol=1e-6)
@@ -154,7 +157,7 @@ def test_images_without_a_frame():
 # ------------------------------------------------------------------------------------------------- conflicts
 
 
-@pytest.mark.parametrize(("topic", "parent"), [("/tf", "map"), ("/tf", "odom"), ("/tf_static", "camera_link")])
+@pytest.mark.parametrize(("topic", "parent"), [("/tf", "map"), ("/tf", "odom")])
 def test_frame_that_somebody_else_moves_is_left_to_them(robot, topic, parent):
     robot.other(topic, edge(parent, robot.named("optical")))
     robot.until_noticed("optical")
@@ -169,16 +172,55 @@ def test_frame_that_somebody_else_moves_is_left_to_them(robot, topic, parent):
 
 
 def test_broadcaster_of_the_same_transform_that_starts_later(robot):
-    """Another source of odom → camera: the hardest to tell from our own broadcasts coming back."""
+    """Another source of vlm_odom → camera: the hardest to tell from our own broadcasts coming back."""
     own = [robot.until_broadcast("optical", ahead) for ahead in (0.0, 0.2)]
-    other = edge("odom", robot.named("optical"), moved(1, 2, 3), messages.nanoseconds(own[0].header))
+    other = edge("vlm_odom", robot.named("optical"), moved(1, 2, 3), messages.nanoseconds(own[0].header))
     robot.other("/tf", other)
     robot.until_noticed("optical")
     for ahead in (0.4, 0.6):
         robot.drive(ahead)
-    robot.peer.logged("already has the parent 'odom'")
+    robot.peer.logged("already has the parent 'vlm_odom'")
     robot.peer.until(lambda: len(robot.poses) >= 4, "poses all the same")
     assert robot.broadcast("optical")[-1] == other
+
+
+def test_another_who_falls_silent_is_forgotten(robot, monkeypatch):
+    """One stray message does not turn the node's TF off for good; before that no pose is asked in vain."""
+    monkeypatch.setattr("vlm3_ros.ros.transforms.SILENT_S", 2.0)
+    peer, perceiver = robot.peer, robot.running.node._perceiver
+    peer.unlisten("camera_pose")
+    peer.until(lambda: not perceiver.outputs[""].subscribed("camera_pose"), "the end of listening")
+    robot.other("/tf", edge("map", robot.named("optical")))
+    robot.until_noticed("optical")
+    robot.running.wall.questions.clear()
+    for ahead in (0.0, 0.2):
+        robot.drive(ahead)
+    peer.logged("already has the parent 'map'")
+    assert not [text for text in robot.running.wall.questions if "how far" not in text]
+    moved_by_another = perceiver._transforms.moved_by_another
+    peer.until(lambda: not moved_by_another("vlm_odom", robot.named("optical")), "end of the other")
+    assert robot.until_broadcast("optical", 0.4).header.frame_id == "vlm_odom"
+    peer.logged("'map'", "silent on /tf", "taken to have ended")
+    peer.until(lambda: peer.count("parents forgotten", about="") == 1, "the count")
+    assert sum("already has the parent" in line for line in peer.log()) == 1
+
+
+def test_one_node_takes_over_from_another(robot, monkeypatch):
+    monkeypatch.setattr("vlm3_ros.ros.transforms.SILENT_S", 2.0)
+    with live(POSE) as second:
+        heir = Robot(second)
+        heir.named = robot.named  # they see the same camera
+        second.peer.skip_stamps()  # and are told apart
+        robot.until_broadcast("optical", 0.0)
+        heir.until_noticed("optical")
+        for ahead in (0.0, 0.2):
+            robot.drive(ahead)
+            heir.drive(ahead)
+        second.peer.logged("already has the parent 'vlm_odom'")
+        deactivate = Transition(id=Transition.TRANSITION_DEACTIVATE)
+        assert robot.peer.call(ChangeState, "change_state", transition=deactivate).success
+        assert heir.until_broadcast("optical", 0.4).header.frame_id == "vlm_odom"
+        second.peer.logged("silent on /tf")
 
 
 def test_two_cameras_cannot_both_move_the_robot():
@@ -198,8 +240,8 @@ def test_two_cameras_cannot_both_move_the_robot():
 
         for side in ("left", "right"):
             peer.until_sent(lambda side=side: send(side), lambda side=side: poses[side], f"a pose of {side}")
-        peer.logged(f"'{base}' already has the parent 'left_odom'", "'right_odom'")
-        assert {t.header.frame_id for m in tf for t in m.transforms if t.child_frame_id == base} == {"left_odom"}
+        peer.logged(f"'{base}' already has the parent 'left_vlm_odom'", "'right_vlm_odom'")
+        assert {t.header.frame_id for m in tf for t in m.transforms if t.child_frame_id == base} == {"left_vlm_odom"}
 
 
 # ------------------------------------------------------------------------------------------------ on a robot
@@ -215,12 +257,28 @@ def test_robot_moves_as_its_camera_does(mounted):
         edge(mounted.named("base"), mounted.named("wheel"), moved(9, 9, 9)),
     )
     first = mounted.until_broadcast("base", 0.0)
-    assert first.header.frame_id == "odom"
+    assert first.header.frame_id == "vlm_odom"
     np.testing.assert_allclose(messages.matrix(first), np.eye(4), atol=1e-6)  # odom is where the robot started
     np.testing.assert_allclose(mounted.pose_at(first), M, atol=1e-6)
     second = mounted.until_broadcast("base", 1.0)
     np.testing.assert_allclose(messages.matrix(second), moved(0.0, 1.0, 0.0), atol=0.02)
     assert mounted.broadcast("optical") == []
+
+
+def test_base_of_a_driver_moves_with_its_camera(robot):
+    """Without a base_frame, what the camera is fixed to in /tf_static is moved, by its root."""
+    robot.other(
+        "/tf_static",
+        edge(robot.named("bottom_screw"), robot.named("link"), moved(0.0, 0.02, 0.01)),
+        edge(robot.named("link"), robot.named("optical"), moved(0.0, 0.0, 0.0) @ BODY_OPTICAL),
+    )
+    robot.until_broadcast("bottom_screw", 0.0)
+    last = robot.until_broadcast("bottom_screw", 1.0)
+    assert last.header.frame_id == "vlm_odom"
+    np.testing.assert_allclose(messages.matrix(last)[:3, :3], np.eye(3), atol=1e-6)
+    np.testing.assert_allclose(robot.pose_at(last)[:3, :3], BODY_OPTICAL[:3, :3], atol=1e-6)
+    robot.peer.logged("broadcasting 'vlm_odom'", robot.named("bottom_screw"), "mounted")
+    assert robot.peer.count("failed") == 0
 
 
 def test_mount_that_is_missing_is_said_and_may_come_later(mounted):
@@ -259,7 +317,7 @@ def node() -> Iterator[Any]:
 
 @pytest.fixture
 def transforms(node) -> Iterator[Transforms]:
-    transforms = Transforms(node)
+    transforms = Transforms(node, NodeRecord())
     yield transforms
     transforms.close()
 
@@ -291,8 +349,8 @@ def test_what_is_broadcast_has_no_slash_in_front(transforms, base, child):
     frame = Frame("", SECOND, "/slashed_mount" if base else "/slashed_camera", picture(), SMALL)
     settings = PoseConfig(base_frame=base)
     assert transforms.broadcast(Pose(np.eye(4), np.zeros((6, 6))), frame, "odom", settings) is None
-    assert transforms._own == {child: "odom"}
-    know(transforms, edge("slashed_mast", child))
+    assert {child: parent.name for child, parent in transforms._own.items()} == {child: "odom"}
+    transforms._on_dynamic(TFMessage(transforms=[edge("slashed_mast", f"/{child}")]))
     said = transforms.broadcast(Pose(np.eye(4), np.zeros((6, 6))), frame, "odom", settings)
     assert f"'{child}' already has the parent 'slashed_mast'" in said
 
@@ -312,7 +370,6 @@ def test_corrected_mount_replaces_the_old_one(transforms):
 def test_covariance_turns_with_the_axes(transforms):
     """Uncertain along the camera's view is uncertain along odom's x; about the view's axis, about odom's x."""
     covariance = np.diag([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
-    frame = Frame("", SECOND, "optical", picture(), SMALL)
-    pose = transforms.in_odom(Pose(np.eye(4), covariance), frame, PoseConfig())
+    pose = transforms.in_odom(Pose(np.eye(4), covariance), "optical", PoseConfig())
     np.testing.assert_allclose(np.diag(pose.covariance), [3.0, 1.0, 2.0, 6.0, 4.0, 5.0])
     np.testing.assert_allclose(pose.T, BODY_OPTICAL)

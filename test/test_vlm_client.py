@@ -21,7 +21,7 @@ from servers import ROOT, Echo, Reply, free_port, refused, said, serving, text_o
 from vlm3_ros.config import Config
 from vlm3_ros.tasks import Question
 from vlm3_ros.tasks.answers import Grammar, Words
-from vlm3_ros.vlm import Answer, ModelError, Picture
+from vlm3_ros.vlm import Answer, Cancel, Cancelled, ModelError, Picture
 from vlm3_ros.vlm.factory import models_for
 from vlm3_ros.vlm.served import ServedSource
 
@@ -238,6 +238,70 @@ def test_server_that_hangs_is_an_error(echo: Echo, monkeypatch: pytest.MonkeyPat
     echo.chat = chat  # type: ignore[method-assign]
     with pytest.raises(ModelError, match=r"did not answer in time \(timed out\)"):
         ask(echo, 1)
+    hung.set()
+
+
+def test_server_that_trickles_is_an_error(echo: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then keeps no request alive beyond its time."""
+    served = ServedSource().open(echo.url)
+    monkeypatch.setattr("vlm3_ros.vlm.client.ANSWER_S", 1.0)
+    echo.trickles = True
+    start = time.monotonic()
+    with served.look([PICTURE]) as view, pytest.raises(ModelError, match=r"did not answer in time \(timed out\)"):
+        view.ask(numbered(3))
+    assert time.monotonic() - start < 3.0
+    with served.look([PICTURE]) as view:
+        assert view.ask(numbered(3), budget_s=0.7) == [None, None, None]
+    assert time.monotonic() - start < 5.0
+    echo.trickles = False
+
+
+@pytest.mark.parametrize(
+    ("before", "headers"),
+    [
+        (b"", {}),
+        (b"", {"Content-Length": "999999999999"}),
+        (b"ffffffffff\r\n", {"Transfer_Encoding": "chunked"}),
+    ],
+    ids=["true length", "false length", "false length of a chunk"],
+)
+def test_answer_without_bounds_is_not_read_to_its_end(echo: Echo, before: bytes, headers: dict[str, str]) -> None:
+    body = before + b"x" * (8 << 20)
+    echo.chat = sometimes(9, (200, body, headers), echo)  # type: ignore[method-assign]
+    with pytest.raises(ModelError, match="answers with more than 4 MiB"):
+        ask(echo, 1)
+
+
+@pytest.mark.parametrize("trouble", ["trickles", "hangs", "busy"])
+def test_cancel_ends_requests_at_once(echo: Echo, monkeypatch: pytest.MonkeyPatch, trouble: str) -> None:
+    monkeypatch.setattr("vlm3_ros.vlm.client.WAITS_S", (30.0,))
+    cancel, hung, waiting = Cancel(), threading.Event(), echo.trickling
+    usual = echo.chat
+
+    def chat(request: dict[str, Any]) -> Reply:
+        if text_of(request) in ("Hello", "number 0"):
+            return usual(request)
+        waiting.set()
+        if trouble == "hangs":
+            hung.wait(10.0)
+        echo.trickles = trouble == "trickles"
+        return refused(503) if trouble == "busy" else usual(request)
+
+    echo.chat = chat  # type: ignore[method-assign]
+    source = ServedSource(cancel=cancel)
+    canceller = threading.Thread(target=lambda: (waiting.wait(10.0), time.sleep(0.3), cancel.set()))
+    canceller.start()
+    start = time.monotonic()
+    with source.open(echo.url).look([PICTURE]) as view:
+        with pytest.raises(Cancelled):
+            view.ask(numbered(40))
+        assert time.monotonic() - start < 3.0
+        canceller.join()
+        echo.trickles, echo.chat = False, usual  # type: ignore[method-assign]
+        with pytest.raises(Cancelled):
+            view.ask(numbered(1))
+        cancel.clear()
+        assert None not in view.ask(numbered(2))
     hung.set()
 
 

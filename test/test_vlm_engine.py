@@ -11,7 +11,7 @@ import torch
 from checkpoints import TINY, WIDE
 
 from vlm3_ros.tasks import depth, grounding, matching, pose
-from vlm3_ros.vlm import ModelError, Picture, engine
+from vlm3_ros.vlm import Cancel, Cancelled, ModelError, Picture, engine
 from vlm3_ros.vlm.chunks import Chunks, question_bytes
 from vlm3_ros.vlm.engine import Engine
 from vlm3_ros.vlm.keyvalues import Prefix
@@ -263,6 +263,30 @@ def test_a_look_that_ended_cannot_be_asked():
         pass
     with pytest.raises(ModelError, match="look has ended"):
         view.ask(depth_questions(1))
+
+
+def test_cancel_ends_it_between_two_passes(monkeypatch):
+    """Set from within the second pass, of any number that the answers would take."""
+    cancel = Cancel()
+    vlm, passes = Engine(checkpoints.loaded(TINY, 0), chunk=4, cancel=cancel), []
+    greedy = vlm.language.greedy
+
+    def counted(states):
+        passes.append(1)
+        if len(passes) == 2:
+            cancel.set()
+        return greedy(states)
+
+    monkeypatch.setattr(vlm.language, "greedy", counted)
+    with vlm.look(PICTURES[:1]) as view:
+        with pytest.raises(Cancelled):
+            view.ask(depth_questions(40))
+        assert len(passes) <= 3
+        with pytest.raises(Cancelled):
+            view.ask(depth_questions(1))
+        cancel.clear()
+        assert None not in view.ask(depth_questions(2))
+    assert len(passes) > 3
 
 
 # ------------------------------------------------------------------------------------------------- memory and time

@@ -191,12 +191,15 @@ class PoseConfig:
 
     publish_tf: bool = setting(
         True,
-        "broadcast odom_frame -> base_frame (or the camera's frame); never against another broadcaster",
+        "broadcast odom_frame -> base_frame; never against another broadcaster",
         live=True,
     )
-    odom_frame: str = setting("odom", "frame in which the camera starts at the origin (REP 105)")
+    odom_frame: str = setting(
+        "vlm_odom", "frame in which the robot starts at the origin (REP 105); not that of another odometry"
+    )
     base_frame: str = setting(
-        "", "robot frame to which the camera is fixed by /tf_static; '': the camera's own frame is moved"
+        "",
+        "robot frame to which the camera is fixed by /tf_static; '': the root of what is above it there",
     )
     keyframe_translation_m: float = setting(
         0.3, "a new keyframe after this distance, in metres", 0.0, 100.0, live=True

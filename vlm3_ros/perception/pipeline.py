@@ -15,10 +15,10 @@ from vlm3_ros.perception.objects import ask_about, perceive_objects
 from vlm3_ros.perception.pose import Track, perceive_pose
 from vlm3_ros.perception.scene import Frame, Scene, Tally
 from vlm3_ros.perception.sight import Sight
-from vlm3_ros.vlm import Answer, ModelError
+from vlm3_ros.vlm import Answer
 from vlm3_ros.vlm.models import Models
 
-Failed = Callable[[str, ModelError], None]  # told of a task whose model could not answer
+Failed = Callable[[str, Exception], None]  # told of a task that failed, and why
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class Perception:
     """Perceives frame after frame, of one or several cameras.
 
     Holds what must outlive a frame: the previous frame of every camera, and its keyframe and odometry. ``config`` may
-    be replaced between frames. Not thread-safe: one thread perceives.
+    be replaced at any time: a frame keeps the one it began with. Not thread-safe otherwise: one thread perceives.
     """
 
     def __init__(self, config: Config, models: Models):
@@ -45,16 +45,17 @@ class Perception:
     def perceive(self, frame: Frame, wanted: Collection[str], failed: Failed | None = None) -> Scene:
         """Perceive what is ``wanted`` (of config.TASKS) in a frame.
 
-        Raises ModelError if a model cannot answer; with ``failed``, that is told, and the other tasks go on.
+        Raises ModelError if a model cannot answer, and Cancelled where the models were told to stop. With ``failed``
+        a task that fails for whatever reason is told, and the others go on.
         """
-        scene = Scene(frame)
+        scene, config = Scene(frame), self.config
 
         @contextmanager
         def stage(task: str) -> Iterator[None]:
             try:
                 with scene.tally.timed(task):
                     yield
-            except ModelError as error:
+            except Exception as error:
                 if failed is None:
                     raise
                 failed(task, error)
@@ -63,18 +64,18 @@ class Perception:
             sight = Sight(frame, looks, scene.tally)
             if "depth" in wanted:
                 with stage("depth"):
-                    scene.depth = perceive_depth(sight, self.config)
+                    scene.depth = perceive_depth(sight, config)
             if "objects" in wanted:
                 with stage("objects"):
                     samples = scene.depth.samples if scene.depth else None
-                    scene.objects = perceive_objects(sight, self.config, samples)
+                    scene.objects = perceive_objects(sight, config, samples)
             if "matches" in wanted and frame.source in self._previous:
                 with stage("matches"):
-                    scene.matches = perceive_matches(sight, self._previous[frame.source], self.config)
+                    scene.matches = perceive_matches(sight, self._previous[frame.source], config)
             if "pose" in wanted:
                 with stage("pose"):
                     track = self._tracks.get(frame.source)
-                    scene.pose, self._tracks[frame.source] = perceive_pose(sight, track, self.config)
+                    scene.pose, self._tracks[frame.source] = perceive_pose(sight, track, config)
             else:
                 self._tracks.pop(frame.source, None)  # a chain with a gap is no odometry
         self._previous[frame.source] = frame

@@ -2,45 +2,82 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Callable
 
 import numpy as np
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock
 from rclpy.node import Node
+from rclpy.qos import QoSProfile
 from rclpy.task import Future
 
-from vlm3_ros.ros.worker import Worker
+from vlm3_ros.ros.diagnostics import NodeRecord
 from vlm3_ros.srv import Ask
+from vlm3_ros.vlm import Cancelled
 
 LONGEST_S = 86400.0  # a longer timeout, infinity or NaN is none
+MOST_WAITING = 64  # questions, the one in hand included
+SPACING_S = 0.03  # between responses: every client gets those of all others too, into a queue of 10 by default
+AT_ONCE = 1000  # requests that may come before the first is looked at; ROS's own 10 loses all beyond without a word
 
 
 class AskService:
-    """Hands requests to the worker thread; the executor goes on while the model thinks.
+    """Hands requests to the worker thread by ``submit``; the executor goes on while the model thinks.
 
-    ``answer`` runs in that thread; what it raises is told to whoever asked.
+    ``answer`` runs in that thread; what it raises is told to whoever asked. Every request gets a response:
+    MOST_WAITING may wait, and the one too many is told so at once.
     """
 
-    def __init__(self, node: Node, answer: Callable[[Ask.Request], Ask.Response], worker: Worker, clock: Clock):
+    def __init__(
+        self,
+        node: Node,
+        answer: Callable[[Ask.Request], Ask.Response],
+        submit: Callable[[Callable[[], None]], bool],
+        record: NodeRecord,
+        clock: Clock,
+    ):
         self._node = node
         self._answer = answer
-        self._worker = worker
+        self._submit = submit
+        self._record = record
         self._clock = clock
+        self._waiting: set[Future] = set()
+        self._responses: deque[tuple[Future, Ask.Response]] = deque()  # ready to be sent
+        self._lock = threading.Lock()
         # In the node's default group a request that waits would keep every other callback of the node from running.
         self._group = ReentrantCallbackGroup()
-        self._service = node.create_service(Ask, "~/ask", self._on_request, callback_group=self._group)
+        self._service = node.create_service(
+            Ask, "~/ask", self._on_request, qos_profile=QoSProfile(depth=AT_ONCE), callback_group=self._group
+        )
+        self._sender = node.create_timer(SPACING_S, self._send, callback_group=self._group, clock=clock)
+        self._sender.cancel()  # runs for SPACING_S after each response
+
+    def refuse(self, reason: str) -> None:
+        """Answer all that wait so; what the model still says to them is dropped."""
+        with self._lock:
+            waiting = list(self._waiting)
+        for answered in waiting:
+            self._finish(answered, Ask.Response(message=reason))
 
     async def _on_request(self, request: Ask.Request, response: Ask.Response) -> Ask.Response:
         answered: Future = Future(executor=self._node.executor)
-        if not self._worker.submit(lambda: self._run(request, answered)):
-            response.message = "the node is not active"
-            return response
-        if not 0.0 < request.timeout_s <= LONGEST_S:
-            return await answered
+        with self._lock:
+            self._waiting.add(answered)
+            too_many = len(self._waiting) > MOST_WAITING
+        if too_many:
+            self._finish(answered, Ask.Response(message=f"{MOST_WAITING} questions wait already: ask again later"))
+        elif not self._submit(lambda: self._run(request, answered)):
+            self._finish(answered, Ask.Response(message="the node is not active"))
+        elif 0.0 < request.timeout_s <= LONGEST_S:
+            return await self._in_time(answered, request.timeout_s)
+        return await answered
+
+    async def _in_time(self, answered: Future, timeout_s: float) -> Ask.Response:
         timer = self._node.create_timer(
-            request.timeout_s,
-            lambda: self._finish(answered, _too_late(request.timeout_s)),
+            timeout_s,
+            lambda: self._finish(answered, _too_late(timeout_s)),
             callback_group=self._group,
             clock=self._clock,
         )
@@ -50,19 +87,41 @@ class AskService:
             self._node.destroy_timer(timer)
 
     def _run(self, request: Ask.Request, answered: Future) -> None:
-        if answered.done():  # it waited too long for the frame in hand
-            return
+        with self._lock:
+            if answered not in self._waiting:  # it waited too long for the frame in hand
+                return
         try:
             response = self._answer(request)
+        except Cancelled:  # `refuse` says why
+            return
         except Exception as error:  # a question must never end the node
             response = Ask.Response(message=str(error) or type(error).__name__)
         self._finish(answered, response)
 
     def _finish(self, answered: Future, response: Ask.Response) -> None:
-        if not answered.done():
-            answered.set_result(response)
-            if self._node.executor is not None:
-                self._node.executor.wake()
+        """Give the response, unless another one was given before."""
+        with self._lock:
+            if answered not in self._waiting:
+                return
+            self._waiting.remove(answered)
+            self._responses.append((answered, response))
+            is_first = self._sender.is_canceled()
+            if is_first:
+                self._sender.reset()
+        self._record.count("answered" if response.success else "refused")
+        if is_first:
+            self._send()
+
+    def _send(self) -> None:
+        """Send the next response; where there is none since the last one, the next may go at once."""
+        with self._lock:
+            if not self._responses:
+                self._sender.cancel()
+                return
+            answered, response = self._responses.popleft()
+        answered.set_result(response)
+        if self._node.executor is not None:
+            self._node.executor.wake()
 
 
 def question(request: Ask.Request) -> str:

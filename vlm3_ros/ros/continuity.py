@@ -23,11 +23,6 @@ class Continuity:
         self._last_stamp: dict[str, int] = {}
         self._tracked: set[str] = set()  # cameras whose odometry has begun
 
-    def begin(self) -> None:
-        """Forget all frames."""
-        self._last_stamp = {}
-        self._tracked = set()
-
     def in_order(self, name: str, topic: str, stamp: int, record: CameraRecord) -> bool:
         """Whether a frame is newer than the last one; a jump back in time starts the camera anew."""
         last = self._last_stamp.get(name, stamp - 1)
@@ -37,7 +32,7 @@ class Continuity:
             self._occasionally.warn(text)
             return False
         if stamp <= last:
-            record.resets += 1
+            record.count("resets")
             self._occasionally.warn(
                 f"camera {name!r}: time jumped back by {(last - stamp) / 1e9:.1f} s (a bag that starts over?); "
                 "odometry and matching start anew"
@@ -51,7 +46,7 @@ class Continuity:
         """Forget a camera of which nobody wants anything; say where odometry starts anew because of a pause."""
         if "pose" in wanted and name in self._tracked and self._perception.memory(name).track is None:
             self._tracked.remove(name)
-            record.pauses += 1
+            record.count("pauses")
             self._occasionally.warn(f"camera {name!r}: nobody used its pose for a while; odometry starts anew")
         if not wanted:
             self._perception.forget(name)
@@ -63,12 +58,13 @@ class Continuity:
             self._tracked.add(name)
         lost = track is not None and track.lost
         if lost and not record.lost:
-            record.losses += 1
+            record.count("losses")
             self._occasionally.warn(
                 f"camera {name!r}: tracking is lost, {lost_after} frames in a row gave no pose; the path goes on "
                 "from the last keyframe, and its covariance says that the way since is not known"
             )
-        record.lost = lost
+        with record.lock:
+            record.lost = lost
 
 
 def _late(stamp: int, last: int, topic: str) -> str:

@@ -22,7 +22,29 @@ OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.E
 
 
 @dataclass
-class CameraRecord:
+class _Record:
+    """Counts that several threads may change and read."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self, kind: str) -> None:
+        """One more of a kind."""
+        with self.lock:
+            setattr(self, kind, getattr(self, kind) + 1)
+
+
+@dataclass
+class NodeRecord(_Record):
+    """What happened to a node since it was started, for all cameras. Safe to use from several threads."""
+
+    cancelled: int = 0  # frames given up because the node was deactivated
+    answered: int = 0  # questions of ~/ask
+    refused: int = 0  # likewise: no answer, but why
+    forgotten: int = 0  # parents in /tf that fell silent
+
+
+@dataclass
+class CameraRecord(_Record):
     """What happened to the frames of one camera since the node was activated. Safe to use from several threads."""
 
     perceived: int = 0
@@ -43,7 +65,6 @@ class CameraRecord:
     trouble: str = ""  # the last one
     trouble_level: bytes = OK
     trouble_time: float = 0.0
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, scene: Scene, failed: Collection[str], age_ms: float) -> None:
         """Count a perceived frame and the tasks that failed on it."""
@@ -59,9 +80,9 @@ class CameraRecord:
 
     def note(self, level: bytes, text: str, kind: str = "") -> None:
         """What is wrong with a frame; one that gave nothing is counted as ``refused``, ``failed`` or ``late``."""
+        if kind:
+            self.count(kind)
         with self.lock:
-            if kind:
-                setattr(self, kind, getattr(self, kind) + 1)
             self.trouble, self.trouble_level, self.trouble_time = text, level, time.monotonic()
 
 
@@ -79,21 +100,32 @@ class Reporter:
         self,
         state: str,
         fault: str,
+        warning: str,
+        record: NodeRecord,
         cameras: Sequence[tuple[Stream, CameraRecord]],
         models: Models | None,
         camera_timeout_s: float,
     ) -> None:
-        """One message; ``fault`` says why the node is not configured."""
+        """One message; ``fault`` says why the node is not configured, ``warning`` what holds it up."""
         message = DiagnosticArray()
         message.header.stamp = self._node.get_clock().now().to_msg()
         name = self._node.get_fully_qualified_name()
         free = models.free_bytes() if models else None
-        values = {"state": state, "memory free (GB)": "" if free is None else free / 1e9}
-        message.status = [_status(name, ERROR if fault else OK, fault or state, values)]
-        for stream, record in cameras:
-            level, text = _camera_health(stream, record, camera_timeout_s)
+        with record.lock:
+            values = {
+                "state": state,
+                "memory free (GB)": "" if free is None else free / 1e9,
+                "frames cancelled": record.cancelled,
+                "questions answered": record.answered,
+                "questions refused": record.refused,
+                "parents forgotten": record.forgotten,
+            }
+        level = ERROR if fault else WARN if warning else OK
+        message.status = [_status(name, level, fault or warning or state, values)]
+        for stream, of_camera in cameras:
+            level, text = _camera_health(stream, of_camera, camera_timeout_s)
             about = f"{name}: camera {stream.name or stream.image_topic}"
-            message.status.append(_status(about, level, text, self._camera_values(stream, record)))
+            message.status.append(_status(about, level, text, self._camera_values(stream, of_camera)))
         for model in models.status() if models else ():
             text = "loaded" if model.loaded else "not loaded"
             message.status.append(_status(f"{name}: model {model.name}", OK, text, self._model_values(model)))

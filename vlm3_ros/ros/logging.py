@@ -19,8 +19,13 @@ class _Forward(logging.Handler):
         self._logger = node.get_logger()
         self._context = node.context
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether anything can still be sent."""
+        return bool(self._context.ok())
+
     def emit(self, record: logging.LogRecord) -> None:
-        if not self._context.ok():  # nothing can be sent any more
+        if not self.is_alive:
             return
         # rclpy remembers the severity of each place that logs, so each severity needs a place of its own.
         text = self.format(record)
@@ -35,9 +40,13 @@ class _Forward(logging.Handler):
 
 
 def forward_logging(node: Node) -> None:
-    """Send everything logged below ``vlm3_ros`` to the node's logger, which filters by its own level."""
+    """Send everything logged below ``vlm3_ros`` to the node's logger, which filters by its own level.
+
+    Of several nodes in a process each says it: it is not known whose it is.
+    """
     logger = logging.getLogger(ROOT)
-    logger.handlers = [_Forward(node)]
+    others = [handler for handler in logger.handlers if isinstance(handler, _Forward) and handler.is_alive]
+    logger.handlers = [*others, _Forward(node)]
     logger.setLevel(logging.INFO)
     logger.propagate = False
 

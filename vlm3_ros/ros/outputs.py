@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from rclpy.node import Node
@@ -16,12 +17,12 @@ from vlm3_ros.ros.parameters import OVERRIDABLE
 
 
 class Outputs:
-    """Publishes what somebody subscribed to, stamped as the image it was perceived in.
+    """Publishes what somebody subscribed to of the outputs of ``tasks``, stamped as the image it was perceived in.
 
     Reliable by default, which fits reliable and best-effort subscribers alike.
     """
 
-    def __init__(self, node: Node, camera_name: str):
+    def __init__(self, node: Node, camera_name: str, tasks: Collection[str]):
         self._node = node
         prefix = f"{camera_name}/" if camera_name else ""
         self._publishers: dict[str, Publisher] = {
@@ -32,6 +33,7 @@ class Outputs:
                 qos_overriding_options=OVERRIDABLE,
             )
             for name, topic in TOPICS.items()
+            if topic.task in tasks
         }
 
     def close(self) -> None:
@@ -40,8 +42,9 @@ class Outputs:
             self._node.destroy_publisher(publisher)
 
     def subscribed(self, name: str) -> bool:
-        """Whether somebody listens to an output."""
-        return self._publishers[name].get_subscription_count() > 0
+        """Whether somebody listens to an output that there is."""
+        publisher = self._publishers.get(name)
+        return publisher is not None and publisher.get_subscription_count() > 0
 
     def tasks(self) -> set[str]:
         """The tasks whose outputs somebody listens to."""

@@ -55,20 +55,12 @@ class Stream:
             QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT),
             qos_overriding_options=OVERRIDABLE,
         )
+        self.image_topic = str(self._image.topic_name)  # full names
+        self.info_topic = str(self._camera_info.topic_name)
         self._destroy: list[Callable[[], object]] = [
             lambda: node.destroy_subscription(self._image),
             lambda: node.destroy_subscription(self._camera_info),
         ]
-
-    @property
-    def image_topic(self) -> str:
-        """The full name of the image topic."""
-        return str(self._image.topic_name)
-
-    @property
-    def info_topic(self) -> str:
-        """The full name of the camera_info topic."""
-        return str(self._camera_info.topic_name)
 
     @property
     def waiting(self) -> bool:
@@ -106,8 +98,12 @@ class Stream:
     def frame(self, message: Image | CompressedImage) -> Frame:
         """Decode and rectify. Raises ImageError or CalibrationError."""
         rectify = self._rectify(message, size(message))  # what does not fit the calibration is not decoded
-        stamp, frame_id = nanoseconds(message.header), frames.bare(message.header.frame_id) or self._info_frame
+        stamp, frame_id = nanoseconds(message.header), self.frame_id(message)
         return Frame(self.name, stamp, frame_id, rectify(rgb(message)), rectify.camera, rectify.valid)
+
+    def frame_id(self, message: Image | CompressedImage) -> str:
+        """The frame of an image; where it names none, that of the camera_info."""
+        return frames.bare(message.header.frame_id) or self._info_frame
 
     @property
     def _info_frame(self) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
+from dataclasses import dataclass
 
 import numpy as np
 from geometry_msgs.msg import TransformStamped
@@ -16,25 +18,50 @@ from vlm3_ros.geometry.frames import BODY_OPTICAL
 from vlm3_ros.geometry.motion import Pose
 from vlm3_ros.perception import Frame
 from vlm3_ros.ros import messages
+from vlm3_ros.ros.diagnostics import NodeRecord
 from vlm3_ros.ros.parameters import OVERRIDABLE
+
+SILENT_S = 10.0  # listeners of tf2 keep transforms that long; whoever sends none for longer is not there any more
+LONGEST_SILENT_S = 60.0  # for one who is slower: three of his intervals, but no longer than this
 
 
 class MountError(LookupError):
     """It is not known how the camera is fixed to the robot; the message says what is missing."""
 
 
+@dataclass
+class _Parent:
+    """Who moves a frame in /tf, as heard lately. Times are those of the node's clock, in seconds."""
+
+    name: str
+    heard: float
+    gap: float = 0.0  # between the last two messages
+
+    def again(self, name: str, now: float) -> _Parent:
+        """The same after one more message."""
+        return _Parent(name, now, max(0.0, now - self.heard) if name == self.name else 0.0)
+
+    def silent_s(self, now: float) -> float:
+        """Since when nothing was heard, if that is long enough to mean the end; else 0."""
+        silent = now - self.heard
+        return silent if silent > min(max(SILENT_S, 3.0 * self.gap), LONGEST_SILENT_S) else 0.0
+
+
 class Transforms:
     """Broadcasts odom → robot, and knows the static transforms that this takes.
 
-    A frame can have one parent only. Before it broadcasts, this class therefore looks whether anyone else moves the
-    same frame, and then leaves that to them.
+    The robot is pose.base_frame; without one, what the camera hangs on in /tf_static, up to its root (a driver's own
+    base), or else the camera's frame. A frame can have one parent only. Before it broadcasts, this class therefore
+    looks whether anyone else moves the same frame, and then leaves that to them until they fall silent.
     """
 
-    def __init__(self, node: Node):
+    def __init__(self, node: Node, record: NodeRecord):
         self._node = node
+        self._record = record
         self._static: dict[str, tuple[str, np.ndarray]] = {}  # child: (parent, T_parent_child)
-        self._others: dict[str, str] = {}  # child: parent, as somebody else broadcasts it
-        self._own: dict[str, str] = {}  # child: parent, as broadcast here
+        self._lock = threading.Lock()  # of the two below
+        self._others: dict[str, _Parent] = {}  # by child, as somebody else broadcasts it
+        self._own: dict[str, _Parent] = {}  # by child, as broadcast here
         self._sent: deque[tuple[object, ...]] = deque(maxlen=256)  # what was broadcast here and will come back
         static = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._subscriptions = [
@@ -59,8 +86,8 @@ class Transforms:
         """The parent ``child`` already has other than through our broadcasts from ``odom``, if any."""
         if child in self._static:
             return self._static[child][0]
-        own = self._own.get(child, odom)
-        return own if own != odom else self._others.get(child)
+        own = self._parent(self._own, child)
+        return own if own not in (None, odom) else self._parent(self._others, child)
 
     def mount(self, base: str, camera: str) -> np.ndarray:
         """T_base_camera [4, 4] from /tf_static. Raises MountError if the two are not connected there."""
@@ -73,17 +100,23 @@ class Transforms:
             "robot_state_publisher or a static_transform_publisher, or leave pose.base_frame empty"
         )
 
-    def in_odom(self, pose: Pose, frame: Frame, settings: PoseConfig) -> Pose:
-        """A pose relative to the first camera as one in the odom frame, in which z is up.
+    def moved(self, camera: str, settings: PoseConfig) -> str:
+        """The frame that moves in odom when the camera does."""
+        return frames.bare(settings.base_frame) or list(frames.ancestors(frames.bare(camera), self._static.get))[-1]
 
-        odom is where base_frame started; without one, where a level robot looking along the first image stands.
+    def in_odom(self, pose: Pose, camera: str, settings: PoseConfig) -> Pose:
+        """A pose of the frame ``camera`` relative to the first one as a pose in the odom frame, in which z is up.
+
+        odom is where the frame that moves started; for the camera itself, where a level robot looking along the
+        first image stands. Raises MountError.
         """
-        start = self.mount(settings.base_frame, frame.frame_id) if settings.base_frame else BODY_OPTICAL
-        return frames.in_odom(pose, start)
+        moved = self.moved(camera, settings)
+        is_camera = not settings.base_frame and moved == frames.bare(camera)
+        return frames.in_odom(pose, BODY_OPTICAL if is_camera else self.mount(moved, camera))
 
-    def broadcast(self, pose: Pose, frame: Frame, odom: str, settings: PoseConfig) -> str | None:
-        """Send odom → base_frame (or the camera's frame); returns why not, if it must not."""
-        child = frames.bare(settings.base_frame or frame.frame_id)
+    def obstacle(self, camera: str, odom: str, settings: PoseConfig) -> str | None:
+        """Why nothing may be broadcast for the frame ``camera``; None where it may."""
+        child = self.moved(camera, settings)
         if not child:
             return "the images carry no frame_id, so nothing is broadcast on /tf: set it in the camera's driver"
         if (parent := self.moved_by_another(odom, child)) is not None:
@@ -91,15 +124,42 @@ class Transforms:
                 f"{child!r} already has the parent {parent!r} in /tf, so {odom!r} → {child!r} is not broadcast: set "
                 "pose.publish_tf to false, or pose.base_frame to the root frame of the robot"
             )
-        T = pose.T
-        if settings.base_frame:
-            T = T @ np.linalg.inv(self.mount(settings.base_frame, frame.frame_id))
-        head = messages.header(frame, odom)
-        transform = messages.transform(head, child, T)
-        self._own[child] = odom
-        self._sent.append(_identity(transform))
+        return None
+
+    def broadcast(self, pose: Pose, frame: Frame, odom: str, settings: PoseConfig) -> str | None:
+        """Send odom → what moves, from the camera's pose in odom; returns why not, if it must not."""
+        if (obstacle := self.obstacle(frame.frame_id, odom, settings)) is not None:
+            return obstacle
+        child = self.moved(frame.frame_id, settings)
+        T = pose.T @ np.linalg.inv(self.mount(child, frame.frame_id))
+        transform = messages.transform(messages.header(frame, odom), child, T)
+        with self._lock:
+            is_first = child not in self._own
+            self._own[child] = self._own.get(child, _Parent(odom, self._now())).again(odom, self._now())
+            self._sent.append(_identity(transform))
+        if is_first:
+            below = "" if child == frame.frame_id else f", on which the camera {frame.frame_id!r} is mounted"
+            self._node.get_logger().info(f"broadcasting {odom!r} → {child!r}{below}")
         self._publisher.publish(TFMessage(transforms=[transform]))
         return None
+
+    def _parent(self, parents: dict[str, _Parent], child: str) -> str | None:
+        """Whom a frame belongs to; one that fell silent is forgotten, and said and counted if it was another's."""
+        with self._lock:
+            parent = parents.get(child)
+            if parent is None or not (silent := parent.silent_s(self._now())):
+                return None if parent is None else parent.name
+            del parents[child]
+        if parents is self._others:
+            self._record.count("forgotten")
+            self._node.get_logger().warning(
+                f"{parent.name!r} → {child!r} has been silent on /tf for {silent:.0f} s and is taken to have ended"
+            )
+        return None
+
+    def _now(self) -> float:
+        """Seconds of the node's clock: while a bag pauses, nobody falls silent."""
+        return self._node.get_clock().now().nanoseconds / 1e9
 
     def _on_static(self, message: TFMessage) -> None:
         for transform in message.transforms:
@@ -110,10 +170,13 @@ class Transforms:
                 self._node.get_logger().warning(f"/tf_static: {parent!r} → {child!r} is left out: {error}")
 
     def _on_dynamic(self, message: TFMessage) -> None:
-        for transform in message.transforms:
-            parent, child = _frames(transform)
-            if child not in self._own or _identity(transform) not in self._sent:
-                self._others[child] = parent
+        now = self._now()
+        with self._lock:
+            for transform in message.transforms:
+                parent, child = _frames(transform)
+                if child not in self._own or _identity(transform) not in self._sent:
+                    known = self._others.get(child, _Parent(parent, now))
+                    self._others[child] = known.again(parent, now)
 
 
 def _frames(transform: TransformStamped) -> tuple[str, str]:

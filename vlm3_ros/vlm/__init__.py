@@ -7,7 +7,8 @@ A local checkpoint, a model server and the tests' stand-in all have this form; a
 talks to.
 """
 
+from vlm3_ros.vlm.cancel import Cancel, Cancelled
 from vlm3_ros.vlm.distribution import Distribution
 from vlm3_ros.vlm.interface import VLM, Answer, ModelError, Picture, View
 
-__all__ = ["VLM", "Answer", "Distribution", "ModelError", "Picture", "View"]
+__all__ = ["VLM", "Answer", "Cancel", "Cancelled", "Distribution", "ModelError", "Picture", "View"]

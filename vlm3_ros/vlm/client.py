@@ -1,22 +1,27 @@
-"""HTTP to one model server: connections that stay open, retries, time-outs, and errors for people."""
+"""HTTP to one model server: connections that stay open, retries, limits of time and size, and errors for people."""
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import random
+import socket
 import time
 from collections import deque
+from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead
 from typing import Any
 from urllib.parse import urlsplit
 
+from vlm3_ros.vlm.cancel import Cancel
 from vlm3_ros.vlm.interface import ModelError
 
 KEY = "VLM3_API_KEY"  # environment variable with the key that the server asks for, if it does
 CONNECT_S = 3.0
-ANSWER_S = 60.0
+ANSWER_S = 60.0  # for a request with all its retries, however slowly its answer trickles in
+MOST_BYTES = 4 << 20  # of an answer with its headers: 10,000 tokens with their log-probabilities take half of it
 WAITS_S = (0.2, 0.5, 1.0, 2.0)  # before the second and each further try
 LONGEST_WAIT_S = 10.0  # whatever a server asks for by Retry-After
 BUSY = (429, 500, 502, 503, 504)  # statuses that may pass
@@ -39,9 +44,10 @@ class Client:
     """Requests to an OpenAI-compatible server at ``url``, for any number of threads.
 
     ``url`` is http(s)://host[:port][/path], with or without the /v1 at its end. Raises ModelError if it is not.
+    ``cancel`` ends requests that are under way: they raise Cancelled.
     """
 
-    def __init__(self, url: str):
+    def __init__(self, url: str, cancel: Cancel | None = None):
         parts = urlsplit(url)
         try:
             self._host, self._port = parts.hostname or "", parts.port
@@ -50,6 +56,7 @@ class Client:
         if not self._host:
             raise ModelError(f"{url} is no address of a server: expected http://host:port#model")
         self.url = url
+        self._cancel = cancel or Cancel()
         self._path = parts.path.rstrip("/").removesuffix("/v1") + "/v1"
         self._connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         key = os.environ.get(KEY, "")
@@ -72,24 +79,27 @@ class Client:
     def _request(self, method: str, path: str, body: bytes | None, deadline: float) -> Any:
         trouble: ModelError
         waits = iter(WAITS_S)
+        end = min(deadline, time.monotonic() + ANSWER_S)
         while True:
             retry_after = 0.0
             try:
-                status, retry_after, answer = self._exchange(method, path, body, deadline)
+                status, retry_after, answer = self._exchange(method, path, body, end)
                 if status == 200:
                     return self._json(answer)
                 trouble, may_pass = self._refusal(status, answer), status in BUSY
             except (OSError, HTTPException) as error:
+                if isinstance(error, TimeoutError) and time.monotonic() >= deadline:
+                    raise TimeUp from error
                 trouble, may_pass = self._failure(error), isinstance(error, BROKEN)
             wait = next(waits, None)
             if wait is None or not may_pass:
                 raise trouble
             pause = max(wait * random.uniform(0.75, 1.25), min(retry_after, LONGEST_WAIT_S))
-            if time.monotonic() + pause >= deadline:  # a dead server must not pass for a busy one
-                raise TimeUp if isinstance(trouble, Refused) else trouble
-            time.sleep(pause)
+            if time.monotonic() + pause >= end:  # a dead server must not pass for a busy one
+                raise TimeUp if end == deadline and isinstance(trouble, Refused) else trouble
+            self._cancel.wait(pause)
 
-    def _exchange(self, method: str, path: str, body: bytes | None, deadline: float) -> tuple[int, float, bytes]:
+    def _exchange(self, method: str, path: str, body: bytes | None, end: float) -> tuple[int, float, bytes]:
         """Status, seconds that the server asks to wait, and content of one answer.
 
         An open connection is taken if there is one; if the server has closed it meanwhile, another one at once.
@@ -98,22 +108,36 @@ class Client:
             connection, is_new = self._idle.pop(), False
         except IndexError:
             connection, is_new = self._connect(self._host, self._port, timeout=CONNECT_S), True
-            connection.connect()
-        connection.sock.settimeout(min(ANSWER_S, max(deadline - time.monotonic(), 0.001)))
         try:
-            connection.request(method, self._path + path, body, self._headers)
-            response = connection.getresponse()
-            answer = response.status, _retry_after(response), response.read()
+            with self._cancel.calling(lambda: _hang_up(connection)):
+                if is_new:
+                    connection.connect()
+                    self._cancel.check()  # it may have been set while there was nothing to hang up
+                response = self._respond(connection, method, path, body, end)
+                answer = response.status, _retry_after(response), _content(response)
         except (OSError, HTTPException) as error:
             connection.close()
-            if isinstance(error, TimeoutError) and time.monotonic() >= deadline:
-                raise TimeUp from error
+            self._cancel.check()
             if is_new or not isinstance(error, ConnectionError):
                 raise
-            return self._exchange(method, path, body, deadline)
+            return self._exchange(method, path, body, end)
+        self._cancel.check()
         if not response.will_close:
             self._idle.append(connection)
         return answer
+
+    def _respond(
+        self, connection: HTTPConnection, method: str, path: str, body: bytes | None, end: float
+    ) -> HTTPResponse:
+        """Send a request; what is read of the response is bounded in time and size."""
+        connection.sock.settimeout(max(end - time.monotonic(), 0.001))
+        connection.response_class = lambda sock, *args, **options: HTTPResponse(  # type: ignore[assignment]
+            _Bounded(sock, end),  # type: ignore[arg-type]
+            *args,
+            **options,
+        )
+        connection.request(method, self._path + path, body, self._headers)
+        return connection.getresponse()
 
     def _failure(self, error: Exception) -> ModelError:
         reason = str(error) or type(error).__name__
@@ -138,6 +162,54 @@ class Client:
                 f"{self.url} wants a key ({status}); the environment variable {KEY} {how}: {_said(content)}", status
             )
         return Refused(f"{self.url} refuses ({status}): {_said(content)}", status)
+
+
+class _Bounded(io.RawIOBase):
+    """What comes from a socket until ``end`` (of the monotonic clock), and MOST_BYTES of it at most.
+
+    A socket's own time-out begins anew with each byte.
+    """
+
+    def __init__(self, sock: socket.socket, end: float):
+        self._sock, self._end, self._left = sock, end, MOST_BYTES
+        self._raw = sock.makefile("rb", buffering=0)  # keeps the socket open until it is read to its end
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """What an HTTPResponse asks a socket for."""
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left_s = self._end - time.monotonic()
+        if left_s <= 0.0:
+            raise TimeoutError("timed out")
+        self._sock.settimeout(left_s)
+        count = self._raw.readinto(buffer) or 0
+        self._left -= count
+        if self._left < 0:
+            raise HTTPException(f"it answers with more than {MOST_BYTES >> 20} MiB")
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+def _content(response: HTTPResponse) -> bytes:
+    """All of it, piece by piece: what a header says of its length may be any number."""
+    content = b"".join(iter(lambda: response.read(1 << 16), b""))
+    if response.length:
+        raise IncompleteRead(content, response.length)
+    return content
+
+
+def _hang_up(connection: HTTPConnection) -> None:
+    """End a connection under whoever reads from it."""
+    if connection.sock is not None:
+        with suppress(OSError):
+            connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def _retry_after(response: HTTPResponse) -> float:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 
 from vlm3_ros.vlm.attention import Layout
+from vlm3_ros.vlm.cancel import Cancel
 from vlm3_ros.vlm.keyvalues import OwnTokens
 from vlm3_ros.vlm.language import LanguageModel
 from vlm3_ros.vlm.template import Plan, Template
@@ -69,10 +70,18 @@ class Row:
             self.logs.append(log)
 
 
-def decode(language: LanguageModel, own: OwnTokens, rows: Sequence[Row], template: Template | None) -> None:
-    """Answer all ``rows``, whose keys and values are those of ``own``."""
+def decode(
+    language: LanguageModel,
+    own: OwnTokens,
+    rows: Sequence[Row],
+    template: Template | None,
+    cancel: Cancel | None = None,
+) -> None:
+    """Answer all ``rows``, whose keys and values are those of ``own``. Raises Cancelled between two passes."""
     active = list(range(len(rows)))
     while active:
+        if cancel is not None:
+            cancel.check()
         plans = [_plan(rows[i], template) or Plan() for i in active]
         _verify(language, own, rows, active, plans)
         active = [i for i in active if not rows[i].is_done]

@@ -20,6 +20,7 @@ from itertools import groupby
 import torch
 
 from vlm3_ros.tasks import Grammar, Question
+from vlm3_ros.vlm.cancel import Cancel
 from vlm3_ros.vlm.chunks import Chunks, is_out_of_memory
 from vlm3_ros.vlm.decoding import Row, decode
 from vlm3_ros.vlm.digits import Alphabet, measure, places_in
@@ -56,16 +57,24 @@ class Engine:
 
     ``chunk`` bounds how many questions are answered at a time (0: by free memory). ``distributions`` measures those
     of the numbers in answers, for about a fifth more time. ``templates`` off decodes all text, to measure what
-    templates save.
+    templates save. ``cancel`` stops it between two passes: what is asked raises Cancelled.
     """
 
-    def __init__(self, checkpoint: Checkpoint, chunk: int = 0, distributions: bool = True, templates: bool = True):
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        chunk: int = 0,
+        distributions: bool = True,
+        templates: bool = True,
+        cancel: Cancel | None = None,
+    ):
         self.checkpoint = checkpoint
         self.language = LanguageModel(checkpoint.model)
         self.chunks = Chunks(self.language, chunk)
         self.alphabet = Alphabet(checkpoint.tokenizer)
         self.distributions = distributions
         self.templates = templates
+        self.cancel = cancel or Cancel()
         self._kinds: dict[Grammar, Kind] = {}
 
     @contextmanager
@@ -174,7 +183,7 @@ class EngineView:
         """One chunk; nothing, and smaller chunks from now on, where memory does not suffice."""
         try:
             own = OwnTokens(prefix, len(rows), max(len(row.suffix) for row in rows) + kind.room)
-            decode(self._engine.language, own, rows, kind.learner.template)
+            decode(self._engine.language, own, rows, kind.learner.template, self._engine.cancel)
             self._learn(rows, kind.learner)
             texts = [self._engine.checkpoint.text(row.tokens) for row in rows]
             numbers = self._numbers(own, rows, texts, grammar, kind.learner.template)

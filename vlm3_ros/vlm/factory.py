@@ -7,6 +7,7 @@ import os
 from functools import cached_property
 
 from vlm3_ros.config import Config, VlmConfig
+from vlm3_ros.vlm.cancel import Cancel
 from vlm3_ros.vlm.checkpoint import inspect
 from vlm3_ros.vlm.interface import VLM, ModelError
 from vlm3_ros.vlm.models import Models, Source
@@ -16,8 +17,8 @@ from vlm3_ros.vlm.served import ServedSource
 ASKS = {"depth": ("depth",), "pose": ("pose",), "matches": ("matching",), "objects": ("grounding", "depth")}
 
 
-def models_for(config: Config) -> Models:
-    """The models behind the configured tasks, none of them loaded yet.
+def models_for(config: Config, cancel: Cancel | None = None) -> Models:
+    """The models behind the configured tasks, none of them loaded yet; ``cancel`` stops what is asked of them.
 
     Raises ModelError for whatever can be known beforehand: no such checkpoint, another architecture, no CUDA, no
     server that answers.
@@ -25,10 +26,11 @@ def models_for(config: Config) -> Models:
     checkpoints = {task: getattr(config.vlm.checkpoint, task) for tasks in ASKS.values() for task in tasks}
     checkpoints["objects"] = config.vlm.checkpoint.objects
     _load_plugins()
-    source = _ByName(config.vlm)
+    cancel = cancel or Cancel()
+    source = _ByName(config.vlm, cancel)
     for name in _asked(config):
         source.memory_bytes(name)  # reads its files or asks its server, so it has to be there
-    return Models(checkpoints, source, config.vlm.memory_budget_gb)
+    return Models(checkpoints, source, config.vlm.memory_budget_gb, cancel)
 
 
 def fingerprints(config: Config) -> dict[str, str]:
@@ -75,16 +77,17 @@ def _scheme(name: str) -> str | None:
 class _ByName:
     """Every model from whom its name says: a server, a plug-in, or a checkpoint on this machine."""
 
-    def __init__(self, settings: VlmConfig):
+    def __init__(self, settings: VlmConfig, cancel: Cancel):
         self._settings = settings
-        self._served = ServedSource(settings.chunk)
+        self._cancel = cancel
+        self._served = ServedSource(settings.chunk, cancel)
 
     @cached_property
     def _local(self) -> Source:
         from vlm3_ros.vlm.local import LocalSource  # torch takes seconds; a robot with served models needs none
 
         s = self._settings
-        return LocalSource(s.device, s.precision, s.chunk, s.distributions)
+        return LocalSource(s.device, s.precision, s.chunk, s.distributions, self._cancel)
 
     def _of(self, name: str) -> Source:
         scheme = _scheme(name)

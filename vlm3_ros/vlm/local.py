@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vlm3_ros.vlm.cancel import Cancel
 from vlm3_ros.vlm.checkpoint import inspect
 from vlm3_ros.vlm.engine import Engine
 from vlm3_ros.vlm.interface import VLM
@@ -12,13 +13,24 @@ WORKING_BYTES = 1_500_000_000  # what a look and a chunk of questions need besid
 
 
 class LocalSource:
-    """A `Source` of checkpoints by folder or hub id, all on one device. Raises ModelError for a device not there."""
+    """A `Source` of checkpoints by folder or hub id, all on one device. Raises ModelError for a device not there.
 
-    def __init__(self, device: str = "auto", precision: str = "auto", chunk: int = 0, distributions: bool = True):
+    ``cancel`` stops them between two passes.
+    """
+
+    def __init__(
+        self,
+        device: str = "auto",
+        precision: str = "auto",
+        chunk: int = 0,
+        distributions: bool = True,
+        cancel: Cancel | None = None,
+    ):
         self._device = pick_device(device)
         self._precision = precision
         self._chunk = chunk
         self._distributions = distributions
+        self._cancel = cancel
 
     def memory_bytes(self, name: str) -> int:
         """Size of the weights once loaded; raises ModelError for a checkpoint that cannot be (nothing is loaded)."""
@@ -32,4 +44,5 @@ class LocalSource:
         return free_bytes(self._device) - WORKING_BYTES
 
     def open(self, name: str) -> VLM:
-        return Engine(load(name, str(self._device), self._precision), self._chunk, self._distributions)
+        checkpoint = load(name, str(self._device), self._precision)
+        return Engine(checkpoint, self._chunk, self._distributions, cancel=self._cancel)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vlm3_ros.tasks import Question
+from vlm3_ros.vlm.cancel import Cancel
 from vlm3_ros.vlm.interface import VLM, Answer, ModelError, Picture, View
 
 log = logging.getLogger(__name__)
@@ -54,10 +55,14 @@ class Models:
     """The models behind the tasks; tasks that name the same checkpoint share one.
 
     ``tasks`` maps a task to the name of its model. ``memory_budget_gb`` bounds what loaded models take together; 0
-    stands for what the device has.
+    stands for what the device has. ``cancel``, from whatever thread, lets the next load, look or question raise
+    Cancelled, and the one under way as soon as its model looks at it.
     """
 
-    def __init__(self, tasks: Mapping[str, str], source: Source, memory_budget_gb: float = 0.0):
+    def __init__(
+        self, tasks: Mapping[str, str], source: Source, memory_budget_gb: float = 0.0, cancel: Cancel | None = None
+    ):
+        self.cancel = cancel or Cancel()
         self._names = dict(tasks)
         self._source = source
         self._budget = memory_budget_gb * GB
@@ -104,7 +109,9 @@ class Models:
 
     def _view(self, name: str, pictures: tuple[Picture, ...]) -> View:
         """The open view of these pictures, after loading and looking where that has not happened yet."""
+        self.cancel.check()
         model = self._model(name)
+        self.cancel.check()
         if (name, pictures) not in self._views:
             stack = ExitStack()
             self._views[name, pictures] = (stack.enter_context(model.look(pictures)), stack)

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from vlm3_ros.tasks import Question
+from vlm3_ros.vlm.cancel import Cancel
 from vlm3_ros.vlm.client import Client, Refused, TimeUp
 from vlm3_ros.vlm.interface import Answer, ModelError, Picture
 from vlm3_ros.vlm.jpeg import encode
@@ -31,11 +32,12 @@ Part = dict[str, Any]  # of a chat message: a picture or a text
 class ServedSource:
     """A `Source` of models by ``http://host:port#model``; ``#model`` may be left out where a server has only one.
 
-    ``in_flight`` bounds how many questions are asked at a time; 0 stands for `IN_FLIGHT`.
+    ``in_flight`` bounds how many questions are asked at a time; 0 stands for `IN_FLIGHT`. ``cancel`` ends requests.
     """
 
-    def __init__(self, in_flight: int = 0):
+    def __init__(self, in_flight: int = 0, cancel: Cancel | None = None):
         self._in_flight = in_flight or IN_FLIGHT
+        self._cancel = cancel or Cancel()
         self._seen: set[str] = set()
 
     def memory_bytes(self, name: str) -> int:
@@ -52,7 +54,7 @@ class ServedSource:
 
     def open(self, name: str) -> ServedVLM:
         url, _, model = name.partition("#")
-        served = ServedVLM(Client(url), model, self._in_flight)
+        served = ServedVLM(Client(url, self._cancel), model, self._in_flight, self._cancel)
         self._seen.add(name)
         return served
 
@@ -60,9 +62,10 @@ class ServedSource:
 class ServedVLM:
     """A `VLM` on a server. Raises ModelError unless the server answers a question of one word when this is made."""
 
-    def __init__(self, client: Client, model: str = "", in_flight: int = IN_FLIGHT):
+    def __init__(self, client: Client, model: str = "", in_flight: int = IN_FLIGHT, cancel: Cancel | None = None):
         self._client = client
         self.in_flight = in_flight
+        self.cancel = cancel or Cancel()
         owners = self._owners()
         self._model = model or self._only(owners)
         self.keeps_pictures = owners.get(self._model) == "vllm"
@@ -147,7 +150,11 @@ class ServedView:
                 return None
 
         with ThreadPoolExecutor(self._served.in_flight) as pool:
-            answers += pool.map(ask, questions[alone:])
+            try:
+                answers += pool.map(ask, questions[alone:])
+            except KeyboardInterrupt:  # the pool would wait for all that is in flight
+                self._served.cancel.set()
+                raise
         if errors:
             raise errors[0]
         return answers
