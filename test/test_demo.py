@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 import urllib.error
@@ -75,6 +76,8 @@ def test_demo_ends_by_itself_with_a_picture_and_true_values(tmp_path: Path):
 @pytest.mark.slow
 def test_demo_of_a_model_that_answers_garbage_ends_too(tmp_path: Path):
     folder = checkpoints.make(tmp_path / "garbage")
+    # Every eighth token ends an answer; otherwise none would end before its limit of hundreds of tokens.
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": list(range(0, 4000, 8))}))
     with ros.Process(CLI, "demo", "--model", folder, "--frames", 2, "--out", tmp_path / "demo.png") as demo:
         assert demo.wait(500.0) == 0, demo.output
     assert f"answers by: {folder}" in demo.output
