@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -223,3 +224,22 @@ def test_what_is_no_data_set_is_refused(tmp_path, manifest):
     (tmp_path / "manifest.json").write_text(manifest)
     with pytest.raises(DataError, match="no training data"):
         DataSet(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "shard-00000.tar"])
+def test_damaged_bytes_of_a_data_set_are_a_data_error(made, tmp_path, rng, name):
+    """Wherever they are; pixels may be others without a word."""
+    shutil.copytree(made, tmp_path / "damaged")
+    data, found = (made / name).read_bytes(), []
+    for at in rng.integers(len(data), size=20):
+        damaged = bytearray(data)
+        damaged[at : at + 600] = rng.bytes(len(damaged[at : at + 600]))
+        (tmp_path / "damaged" / name).write_bytes(damaged)
+        try:
+            samples = DataSet(tmp_path / "damaged")
+            for i in range(0, len(samples), 1 + len(samples) // 4):
+                samples.facts(i), samples[i]
+        except DataError as error:
+            found.append(str(error))
+    assert len(found) > 2
+    assert all(found)

@@ -112,7 +112,10 @@ def repeat(folder: Path) -> None:
         (lose_depth, survey.SPARSE),
         (stick, survey.IMPLAUSIBLE),
         (wrong_unit, survey.IMPLAUSIBLE),
-        (forget_pose_and_depth, survey.BARE),
+        (
+            forget_pose_and_depth,
+            f"{survey.BARE} (depth: the manifest names no depth; pose: the manifest has no T_world_cam)",
+        ),
         (walk_through, survey.DYNAMIC),
         (lose_track, survey.DYNAMIC),
         (repeat, survey.STILL),

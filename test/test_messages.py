@@ -196,7 +196,7 @@ def test_transform_that_is_none(wrong):
     message = messages.transform(HEAD, "child", np.eye(4))
     q = message.transform.rotation
     q.x, q.y, q.z, q.w = wrong
-    with pytest.raises(ValueError, match=r"NaN|zero norm"):
+    with pytest.raises(ValueError, match=r"NaN|all zeros"):
         messages.matrix(message)
 
 

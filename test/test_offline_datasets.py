@@ -267,7 +267,7 @@ def test_what_is_no_label_file_is_refused(tmp_path, content, message):
 
 
 def test_folder_of_labels_names_them(labels):
-    with pytest.raises(SourceError, match=r"its labels can be: .*val.jsonl"):
+    with pytest.raises(SourceError, match=r"its labels can be read: .*val.jsonl"):
         opened(labels.parent)
 
 

@@ -15,7 +15,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.rosbag2.enums import CompressionMode
 from test_offline_run import STAMPS, ahead, messages, vlm3
 
-from vlm3_ros.offline.compression import beginning, zstd
+from vlm3_ros.offline.compression import decompressed, zstd
 from vlm3_ros.offline.mcap import DATA_END, FOOTER, MAGIC, OVERHEAD, records
 from vlm3_ros.offline.types import typestore
 
@@ -34,7 +34,11 @@ def written(change: Callable[[list[Entry]], object]) -> Callable[[Path], Path]:
     return make
 
 
-def cut(part: float, compression: CompressionMode = CompressionMode.NONE) -> Callable[[Path], Path]:
+def cut(
+    part: float,
+    compression: CompressionMode = CompressionMode.NONE,
+    storage: StoragePlugin = StoragePlugin.MCAP,
+) -> Callable[[Path], Path]:
     """The first part of a file with six noisy images of 230 kB, five of them in the first chunk."""
 
     def make(folder: Path) -> Path:
@@ -44,7 +48,7 @@ def cut(part: float, compression: CompressionMode = CompressionMode.NONE) -> Cal
             message = bags.image(time, camera=LARGE)
             message.data[3:] = noise.integers(0, 255, message.data.size - 3)
             entries.append(("/camera/image", time, message))
-        (file,) = bags.write(folder / "bag", entries, compression=compression).glob("*.mcap")
+        (file,) = bags.write(folder / "bag", entries, storage, compression).glob("bag.*")
         file.write_bytes(file.read_bytes()[: int(part * file.stat().st_size)])
         return folder / "bag"
 
@@ -106,8 +110,9 @@ CASES = {  # how the bag is made, more words for the command, frames perceived, 
     "cut before any image": (cut(0.05), (), 0, "has no topic with images"),
     "cut in a chunk": (cut(0.6), (), 3, "is damaged"),
     "cut in a compressed chunk": (cut(0.6, CompressionMode.STORAGE), (), 3, "is damaged"),
-    "empty file": (cut(0.0), (), 0, "seems to be empty"),
+    "empty file": (cut(0.0), (), 0, "it is empty"),
     "no index": (without_index, (), 6, ""),
+    "cut database of larger images": (cut(0.6, storage=StoragePlugin.SQLITE3), (), 3, "is damaged"),
     "cut database": (cut_database, (), 0, ".recover"),
     "unknown type beside": (unknown_types(images=True), (), 6, ""),
     "unknown types only": (unknown_types(images=False), (), 0, "/odd (robot_msgs/msg/Odd, 1 messages)"),
@@ -155,10 +160,16 @@ def test_bag_compressed_message_by_message(data, tmp_path, capsys, caplog):
 @pytest.mark.parametrize(("kind", "compress"), [("zstd", zstd.compress), ("lz4", lz4.frame.compress)])
 def test_beginning_of_what_was_compressed_can_be_read(kind, compress, rng):
     data = rng.bytes(1 << 20)
-    found = beginning(compress(data)[: 1 << 19], kind)
+    whole = compress(data)
+    assert decompressed(whole, kind) == (data, "")
+    assert decompressed(whole + whole, kind) == (data + data, "")
+    found, complaint = decompressed(whole[: 1 << 19], kind)
     assert data.startswith(found)
     assert len(found) > 1 << 18
-    assert beginning(data, kind) == b""
+    assert "ends too early" in complaint
+    found, complaint = decompressed(data, kind)
+    assert found == b""
+    assert "damaged" in complaint
 
 
 def run(bag: Path, out: Path, words: tuple[str, ...], capsys, caplog) -> tuple[int, str]:

@@ -76,6 +76,18 @@ def test_finished_run_is_left_alone_and_another_one_is_refused(bag, tmp_path, ca
     assert sorted(p.name for p in out.iterdir()) == ["bag", "config.yaml", "frames.csv", "run.json", "trajectory.txt"]
 
 
+def test_run_with_a_damaged_note_is_refused(bag, tmp_path, capsys, request):
+    words = ("run", bag, "--out", tmp_path / "out", *settings(request.node.name))
+    assert vlm3(*words) == 0
+    (tmp_path / "out" / "bag" / "metadata.yaml").unlink()
+    file = tmp_path / "out" / "bag" / "bag.mcap"
+    whole = file.read_bytes()
+    for note, other in ((b'{"record"', b'{"r\xffcord"'), (b'{"record"', b'["record"'), (b'"stamp"', b'"stomp"')):
+        file.write_bytes(whole.replace(note, other, 1))
+        assert vlm3(*words) == 1
+        assert "is damaged, so that it cannot be gone on with" in capsys.readouterr().err
+
+
 def test_run_of_other_weights_of_the_same_name_is_refused(bag, tmp_path, capsys):
     command = ("run", bag, "--out", tmp_path / "out", "--model", tmp_path / "model", "--set", "node.tasks=[depth]")
     checkpoints.make(tmp_path / "model", seed=0)

@@ -170,7 +170,16 @@ def _add_data(data: argparse.ArgumentParser) -> None:
 def _add_truths(command: argparse.ArgumentParser) -> None:
     """Which topics are the truth where a bag has several."""
     command.add_argument("--true-depth", metavar="TOPIC", help="depth on the images, in their frame")
-    command.add_argument("--true-poses", metavar="TOPIC", help="/tf, or one of nav_msgs/Odometry")
+    command.add_argument("--true-poses", metavar="TOPIC", help="/tf, odometry, or poses or transforms with a header")
+    command.add_argument(
+        "--pose-of", metavar="FRAME", help="what --true-poses moves (default: what it says, or the camera)"
+    )
+    command.add_argument(
+        "--max-pose-gap",
+        type=float,
+        metavar="SECONDS",
+        help="between two true poses that are interpolated (default: 0.1, or 2.5 times their interval up to 1 s)",
+    )
     command.add_argument("--true-objects", metavar="TOPIC", help="boxes in the camera's frame")
 
 

@@ -75,20 +75,36 @@ def pose_matrix(message: Any) -> np.ndarray:
     return _matrix(message.position, message.orientation)
 
 
-def boxes(message: Any) -> list[Box3D]:
-    """The boxes of a Detection3DArray, in the frame of their header."""
+def boxes(message: Any, left_out: list[str] | None = None) -> list[Box3D]:
+    """The boxes of a Detection3DArray, in the frame of their header; ``left_out`` gets why others are none."""
     found = []
     for detection in message.detections:
-        T, size = pose_matrix(detection.bbox.center), detection.bbox.size
-        best = max((result.hypothesis for result in detection.results), key=lambda h: h.score)
-        found.append(Box3D(best.class_id, best.score, T[:3, 3], np.array([size.x, size.y, size.z]), T[:3, :3]))
+        try:
+            found.append(_box(detection))
+        except ValueError as error:
+            if left_out is not None:
+                left_out.append(str(error))
     return found
+
+
+def _box(detection: Any) -> Box3D:
+    """Raises ValueError."""
+    if not len(detection.results):
+        raise ValueError("it has no result, so it has no name")
+    T, size = pose_matrix(detection.bbox.center), detection.bbox.size
+    metres = np.array([size.x, size.y, size.z])
+    if not (np.isfinite(metres).all() and (metres > 0.0).all()):
+        raise ValueError("its size is not above 0 in all directions")
+    best = max((result.hypothesis for result in detection.results), key=lambda h: h.score)
+    return Box3D(best.class_id, best.score, T[:3, 3], metres, T[:3, :3])
 
 
 def _matrix(position: Any, q: Any) -> np.ndarray:
     numbers = np.array([q.x, q.y, q.z, q.w, position.x, position.y, position.z])
     if not np.isfinite(numbers).all():
         raise ValueError("it holds NaN or infinity")
+    if not numbers[:4].any():
+        raise ValueError("its quaternion is all zeros")
     T = np.eye(4)
     T[:3, :3] = Rotation.from_quat(numbers[:4]).as_matrix()
     T[:3, 3] = numbers[4:]

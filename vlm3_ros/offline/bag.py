@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import bisect
 import logging
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,11 @@ from vlm3_ros.perception import Frame
 
 log = logging.getLogger(__name__)
 
-PoseAt = Callable[[int], "np.ndarray | None"]
+PoseAt = Callable[[int], "np.ndarray | str"]  # the pose at a stamp, or why it is not known
 
 
 class BagSource:
-    """Images, CameraInfo, and as truth: depth images, /tf or odometry, and detections in the camera's frame."""
+    """Images, CameraInfo, and as truth: depth images, /tf or poses, and detections in the camera's frame."""
 
     def __init__(self, path: Path, choices: Choices, settings: CameraConfig):
         self._bag = BagReader(path)
@@ -62,7 +63,11 @@ class BagSource:
 
     def truth(self, index: int) -> Truth:
         stamp = self.stamps[index]
-        return Truth(self._true_depth(stamp), self._pose_at(stamp), self._true_boxes(stamp))
+        return Truth.of(
+            depth=lambda: self._true_depth(stamp),
+            pose=lambda: self._pose_at(stamp),
+            boxes=lambda: self._true_boxes(stamp),
+        )
 
     def mount(self, base: str) -> np.ndarray:
         T = self._transforms.static(base, self._frame_id)
@@ -114,38 +119,57 @@ class BagSource:
         topic = topics.depth_topic(self._bag, self._choices.true_depth, self._frame_id)
         return None if topic is None else Series(self._bag, topic)
 
-    def _true_depth(self, stamp: int) -> np.ndarray | None:
-        if self._depth is None or (index := nearest(self._depth.stamps, stamp)) is None:
-            return None
+    def _true_depth(self, stamp: int) -> np.ndarray | str:
+        if self._depth is None:
+            return "the bag has no topic with depth in the frame of the images"
+        if (index := nearest(self._depth.stamps, stamp)) is None:
+            return f"{self._depth.topic} has no message within 20 ms"
         try:
             message = self._depth[index]
             compressed = self._bag.topics[self._depth.topic] == topics.COMPRESSED
             depth = images.compressed_depth(message) if compressed else images.depth(message)
-            return rectified_depth(depth, self._calibration(stamp), self._settings)
-        except (FrameError, ImageError) as error:
-            log.warning("%s at %d ns: %s", self._depth.topic, stamp, error)
-            return None
+        except ImageError as error:
+            raise FrameError(f"{self._depth.topic}: {error}") from error
+        return rectified_depth(depth, self._calibration(stamp), self._settings)
 
     @cached_property
     def _objects(self) -> Series | None:
         found = self._bag.of_type(topics.OBJECTS)
         topic = topics.only(self._bag, "true objects", "--true-objects", self._choices.true_objects, found)
-        return None if topic is None else Series(self._bag, topic)
-
-    def _true_boxes(self, stamp: int) -> list[Box3D] | None:
-        if self._objects is None or (index := nearest(self._objects.stamps, stamp)) is None:
+        if topic is None:
             return None
+        left_out: Counter[str] = Counter()
+        for _, message in self._bag.messages(topic):
+            reasons: list[str] = []
+            messages.boxes(message, reasons)
+            left_out.update(reasons)
+        if left_out:
+            listed = ", ".join(f"{count} x {reason}" for reason, count in left_out.most_common())
+            log.warning("%s: %d boxes are left out: %s", topic, left_out.total(), listed)
+        return Series(self._bag, topic)
+
+    def _true_boxes(self, stamp: int) -> list[Box3D] | str:
+        if self._objects is None:
+            return f"the bag has no topic of type {topics.OBJECTS}"
+        if (index := nearest(self._objects.stamps, stamp)) is None:
+            return f"{self._objects.topic} has no message within 20 ms"
         message = self._objects[index]
         if not frames.same(message.header.frame_id, self._frame_id):
-            raise SourceError(
+            return (
                 f"{self._objects.topic} is in frame {message.header.frame_id!r}, not in that of the images, "
                 f"{self._frame_id!r}: true boxes must be in the camera's frame"
             )
-        return messages.boxes(message)
+        left_out: list[str] = []
+        found = messages.boxes(message, left_out)
+        return f"none of a message of {self._objects.topic} can be used" if left_out and not found else found
+
+    @property
+    def _max_gap_ns(self) -> int:
+        return round(self._choices.max_pose_gap * 1e9)
 
     @cached_property
     def _transforms(self) -> poses.TransformTree:
-        tree = poses.TransformTree()
+        tree = poses.TransformTree(self._max_gap_ns)
         for topic in self._bag.of_type("tf2_msgs/msg/TFMessage"):
             static = topic.endswith("tf_static")
             for _, message in self._bag.messages(topic):
@@ -158,43 +182,80 @@ class BagSource:
     @cached_property
     def _pose_at(self) -> PoseAt:
         """T_world_camera at a stamp, from the only topic that has it or the one that was named."""
+        named = self._choices.true_poses
         root = self._transforms.moving_root(self._frame_id)
         fitting = [*(["/tf"] if root is not None else []), *self._bag.of_type(topics.ODOMETRY)]
-        topic = topics.only(self._bag, "true poses", "--true-poses", self._choices.true_poses, fitting)
+        others = self._bag.of_type(topics.TRANSFORM, *topics.STAMPED_POSES)
+        if not named and not fitting:  # goals and guesses are of these types too: two are not to stop anything
+            fitting = others if len(others) == 1 else []
+        topic = topics.only(self._bag, "true poses", "--true-poses", named, fitting)
         if topic is None:
-            return lambda stamp: None
-        if topic != "/tf":
-            return self._odometry(topic)
-        if root is None:
+            return lambda stamp: (
+                f"--true-poses has to say which is meant of {', '.join(others)}"
+                if others
+                else f"nothing in /tf moves the camera's frame {self._frame_id!r}, and no other topic has poses"
+            )
+        if topic == "/tf" and root is None:
             raise SourceError(f"/tf of {self._bag.path} does not move the camera's frame {self._frame_id!r}")
-        return lambda stamp: self._transforms.at(root, self._frame_id, stamp)
+        if topic == "/tf":
+            return lambda stamp: self._transforms.at(str(root), self._frame_id, stamp)
+        return self._on_topic(topic)
 
-    def _odometry(self, topic: str) -> PoseAt:
-        if self._bag.topics[topic] != topics.ODOMETRY:
-            raise SourceError(f"{topic} is {self._bag.topics[topic]}; true poses come from /tf or {topics.ODOMETRY}")
-        path = poses.Path()
-        child = self._bag.first(topic).child_frame_id
-        for _, message in self._bag.messages(topic):
-            path.add(messages.nanoseconds(message.header), messages.pose_matrix(message.pose.pose))
+    def _on_topic(self, topic: str) -> PoseAt:
+        kind = self._bag.topics[topic]
+        if kind not in topics.POSES:
+            raise SourceError(f"{topic} is {kind}; true poses come from /tf or {', '.join(topics.POSES)}")
+        child = self._choices.pose_of or getattr(self._bag.first(topic), "child_frame_id", "")
+        if not child:
+            child = self._frame_id
+            log.warning(
+                "%s does not say what it is the pose of: taken for that of the camera's optical frame, %r; another "
+                "frame, which /tf_static connects with it, can be named with --pose-of",
+                topic,
+                child,
+            )
         mount = self._transforms.static(child, self._frame_id)
         if mount is None:
-            raise SourceError(
+            return lambda stamp: (
                 f"{topic} moves {child!r}, but /tf_static does not say where on it the camera's frame "
                 f"{self._frame_id!r} is"
             )
+        path = poses.Path(topic, self._max_gap_ns)
+        for _, message in self._bag.messages(topic):
+            for stamp, T in _stamped_poses(message):
+                if isinstance(T, str):
+                    path.leave_out(Counter([T]))
+                else:
+                    path.add(stamp, T)
 
-        def pose_at(stamp: int) -> np.ndarray | None:
+        def pose_at(stamp: int) -> np.ndarray | str:
             T = path.at(stamp)
-            return None if T is None else T @ mount
+            return T if isinstance(T, str) else T @ mount
 
         return pose_at
+
+
+def _stamped_poses(message: Any) -> Iterator[tuple[int, np.ndarray | str]]:
+    """Stamp and T [4, 4] of each pose in a message of one of topics.POSES, or why it is none."""
+    for entry in message.poses if hasattr(message, "poses") else [message]:
+        stamp = messages.nanoseconds(entry.header)
+        try:
+            if hasattr(entry, "transform"):
+                yield stamp, messages.matrix(entry)
+            else:  # one with covariance is a field deeper
+                yield stamp, messages.pose_matrix(getattr(entry.pose, "pose", entry.pose))
+        except ValueError as error:
+            yield stamp, str(error)
 
 
 def _add(tree: poses.TransformTree, transform: Any, static: bool) -> None:
     parent, child = transform.header.frame_id, transform.child_frame_id
     try:
         T = messages.matrix(transform)
-    except ValueError as error:  # a quaternion of zeros, NaN
-        log.warning("%r → %r is left out: %s", parent, child, error)
+    except ValueError as error:
+        if static:
+            log.warning("%r → %r is left out: %s", parent, child, error)
+        else:
+            tree.leave_out(parent, child, str(error))
         return
     tree.add(parent, child, None if static else messages.nanoseconds(transform.header), T)

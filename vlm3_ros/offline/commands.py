@@ -42,7 +42,16 @@ def _run(arguments: Namespace) -> int:
     """Perceive recordings; returns 0 if anything was perceived of each."""
     config = settings.read_config(arguments.config, arguments.set, model=arguments.model)
     jobs = jobs_for(arguments.source, arguments.out, Choices(**given(arguments)), arguments.depth_png)
-    return max([_summary(outcome, len(jobs)) for outcome in _outcomes(arguments, jobs, config)])
+    outcomes, statuses = [], []
+    for outcome in _outcomes(arguments, jobs, config):
+        statuses.append(_summary(outcome, len(jobs)))
+        outcomes.append(outcome)
+    failed = [outcome for outcome in outcomes if outcome.failure]
+    if failed and len(jobs) > 1:
+        print(f"vlm3 run: {len(failed)} of {len(jobs)} recordings failed:", file=sys.stderr)
+        for outcome in failed:
+            print(f"  {outcome.out.name}: {outcome.failure}", file=sys.stderr)
+    return max(statuses)
 
 
 def _evaluate(arguments: Namespace) -> int:
@@ -58,6 +67,8 @@ def _evaluate(arguments: Namespace) -> int:
     found = measure(moments)
     found.write(folder, {"truth": full_name(path), "choices": asdict(choices)})
     print(table(found.metrics))
+    for why, count in found.unknown.most_common():
+        print(f"vlm3 evaluate: {count} of {len(moments)} frames have no true {why}", file=sys.stderr)
     if not found.compared:
         raise SourceError(f"{path} has images of the same moments, but no truth about anything that was perceived")
     return 0

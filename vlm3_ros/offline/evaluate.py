@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,7 @@ class Evaluation:
     metrics: dict[str, dict[str, Any]]  # by group and name; tables are lists of rows
     frames: dict[int, dict[str, float]]  # by stamp and "group.name": the numbers of single frames
     true_poses: dict[int, np.ndarray]  # T [4, 4] by stamp, in the world of the truth
+    unknown: Counter[str]  # frames without a truth, by which and why
 
     @property
     def compared(self) -> bool:
@@ -72,6 +74,7 @@ def measure(moments: Iterable[Moment]) -> Evaluation:
     groups = {name: group() for name, group in GROUPS.items()}
     frames: dict[int, dict[str, float]] = {}
     true_poses: dict[int, np.ndarray] = {}
+    unknown: Counter[str] = Counter()
     for moment in moments:
         found = {
             f"{group}.{name}": value
@@ -82,8 +85,9 @@ def measure(moments: Iterable[Moment]) -> Evaluation:
             frames[moment.stamp] = found
         if (T := moment.truth.T_world_camera) is not None:
             true_poses[moment.stamp] = T
+        unknown.update(f"{what}: {why}" for what, why in moment.truth.unknown.items())
     results = {name: group.result() for name, group in groups.items()}
-    return Evaluation({name: result for name, result in results.items() if result}, frames, true_poses)
+    return Evaluation({name: result for name, result in results.items() if result}, frames, true_poses, unknown)
 
 
 def meaning(name: str) -> Metric:

@@ -12,6 +12,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from vlm3_ros.config import CameraConfig
 from vlm3_ros.offline.sources import (
     Choices,
@@ -19,8 +21,8 @@ from vlm3_ros.offline.sources import (
     SourceError,
     Truth,
     made_up_stamps,
+    read_depth,
     read_frame,
-    read_truth,
 )
 from vlm3_ros.perception import Frame
 
@@ -32,8 +34,9 @@ class FolderSource(DataSet):
     """Images in the order of their names or numbers, one second apart."""
 
     def __init__(self, folder: Path, choices: Choices, settings: CameraConfig):
-        self._images, self._depths = _files(folder / _image_folder(folder, choices.image)), _files(folder / "depth")
-        if not self._images.keys() & self._depths.keys():
+        self._images = _files(folder / _image_folder(folder, choices.image))
+        self._depths = _files(folder / "depth", may_be_empty=True)
+        if self._depths and not self._images.keys() & self._depths.keys():
             self._images, self._depths = _by_number(self._images), _by_number(self._depths)
         self._order = sorted(self._images, key=_counting)
         self._settings, self._intrinsics, self._scale = settings, choices.intrinsics, choices.depth_scale
@@ -52,15 +55,18 @@ class FolderSource(DataSet):
         return read_frame(path, self.stamps[index], self._intrinsics, self._settings)
 
     def truth(self, index: int) -> Truth:
+        return Truth.of(depth=lambda: self._depth(index))
+
+    def _depth(self, index: int) -> np.ndarray | str:
         path = self._depths.get(self._order[index])
         if path is None:
-            return Truth()
+            return "no file in depth belongs to the image"
         if not self._scale:
             raise SourceError(
                 f"{path.parent} does not say how many units are a metre: give --depth-scale, for example 1000 "
                 "(millimetres: RealSense, ScanNet, NYUv2's sync folders), 5000 (TUM), 256 (KITTI), 1310.7 (iBims-1)"
             )
-        return Truth(read_truth(path, self._scale))
+        return read_depth(path, self._scale)
 
 
 def is_pair(folder: Path) -> bool:
@@ -81,10 +87,10 @@ def _image_folder(folder: Path, named: str) -> str:
     return found[0]
 
 
-def _files(folder: Path) -> dict[str, Path]:
+def _files(folder: Path, may_be_empty: bool = False) -> dict[str, Path]:
     """The pictures of a folder by their names without suffix. Raises SourceError."""
     files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES}
-    if not files:
+    if not files and not may_be_empty:
         raise SourceError(f"{folder} holds no image ({', '.join(SUFFIXES)})")
     return files
 

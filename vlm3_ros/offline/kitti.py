@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from vlm3_ros.config import CameraConfig
-from vlm3_ros.offline.sources import Choices, DataSet, SourceError, Truth, read_frame, read_truth
+from vlm3_ros.offline.sources import Choices, DataSet, SourceError, Truth, read_depth, read_frame, read_text
 from vlm3_ros.perception import Frame
 
 DEPTH_SCALE = 256.0  # per metre, of the depth development kit
@@ -42,9 +42,12 @@ class KittiSource(DataSet):
 
     def truth(self, index: int) -> Truth:
         path = self._depths / f"{self._images[index].stem}.png"
+        return Truth.of(depth=lambda: self._depth(path), pose=lambda: "poses of KITTI are not read")
+
+    def _depth(self, path: Path) -> np.ndarray | str:
         if not path.exists():  # the first and last five images of a drive have none
-            return Truth()
-        return Truth(read_truth(path, DEPTH_SCALE))
+            return f"{path.parent} has none for the image"
+        return read_depth(path, DEPTH_SCALE)
 
 
 def is_drive(folder: Path) -> bool:
@@ -73,7 +76,7 @@ def _intrinsics(drive: Path, camera: str) -> tuple[tuple[float, ...], tuple[int,
         raise SourceError(
             f"neither {drive} nor the folder above it has a {CALIBRATION}: put it there, or give --intrinsics"
         )
-    lines = dict(line.partition(":")[::2] for line in path.read_text().splitlines())
+    lines = dict(line.partition(":")[::2] for line in read_text(path).splitlines())
     if f"P_rect_{camera}" not in lines:
         raise SourceError(f"{path} has no P_rect_{camera}")
     try:
@@ -88,7 +91,7 @@ def _stamps(path: Path, images: Sequence[Path]) -> list[int]:
     """Nanoseconds of each image, whose names count the lines of timestamps.txt. Raises SourceError."""
     if not path.exists():
         raise SourceError(f"{path} does not exist: the stamps of the images are in it")
-    lines = path.read_text().split("\n")
+    lines = read_text(path).split("\n")
     try:
         stamps = [_nanoseconds(lines[int(image.stem)]) for image in images]
     except (ValueError, IndexError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +16,6 @@ from vlm3_ros.offline.sources import (
     FRAME_ID,
     Choices,
     DataSet,
-    FrameError,
     SourceError,
     Truth,
     made_up_stamps,
@@ -27,8 +25,6 @@ from vlm3_ros.offline.sources import (
     rectified_depth,
 )
 from vlm3_ros.perception import Frame
-
-log = logging.getLogger(__name__)
 
 WHICH = (
     "say with --lengths what they are: z for iBims-1, NuScenes and DDAD as DepthLM curates them, ray for its "
@@ -56,13 +52,11 @@ class LabelledSource(DataSet):
     def truth(self, index: int) -> Truth:
         if not self._lengths:
             raise SourceError(f"{self._file.path} does not tell lengths of rays from depth along Z: {WHICH}")
-        try:
-            labels: DepthLabels = self._labels(index)
-            depth = _sparse(labels, self._lengths)
-            return Truth(rectified_depth(depth, _calibration(labels.camera), self._settings))
-        except FrameError as error:
-            log.warning("a label is left out: %s", error)
-            return Truth()
+        return Truth.of(depth=lambda: self._depth(index))
+
+    def _depth(self, index: int) -> np.ndarray:
+        labels: DepthLabels = self._labels(index)
+        return rectified_depth(_sparse(labels, self._lengths), _calibration(labels.camera), self._settings)
 
 
 def labelled_frame(image: Path, camera: Camera, stamp: int, settings: CameraConfig) -> Frame:

@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 
 from vlm3_ros.camera import Camera
+from vlm3_ros.image_files import MAX_PIXELS
+from vlm3_ros.offline import pieces
 from vlm3_ros.offline.sources import FrameError, SourceError
 from vlm3_ros.tasks import Refusal, pose
 from vlm3_ros.tasks.pose import PoseAnswer
@@ -84,6 +86,8 @@ class LabelFile(Sequence[Labels]):
         """Raises SourceError where the file does not begin with labels."""
         if not path.is_file():
             raise SourceError(f"{path} is no label file" if path.exists() else f"{path} does not exist")
+        if refusal := pieces.refusal(path):
+            raise SourceError(f"{path} cannot be read: {refusal}")
         self.path = path
         self._places: list[tuple[int, int]] = []  # first byte and length of each entry
         at = 0
@@ -110,7 +114,7 @@ class LabelFile(Sequence[Labels]):
             if _kind(entry) != self.kind:
                 raise ValueError(f"labels for {_kind(entry)} among those for {self.kind}")
             return READERS[self.kind](entry, self.path.parent)
-        except (KeyError, ValueError, TypeError, IndexError) as error:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise FrameError(f"{self._where(index)} cannot be read: {type(error).__name__}: {error}") from error
 
     def _entry(self, index: int) -> dict[str, Any]:
@@ -123,7 +127,7 @@ class LabelFile(Sequence[Labels]):
             if not isinstance(entry, dict):
                 raise ValueError("it is no JSON object")
             return entry
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FrameError(f"{self._where(index)} is no label: {error}") from error
 
     def _where(self, index: int) -> str:
@@ -149,9 +153,11 @@ def _depth(entry: dict[str, Any], folder: Path) -> DepthLabels:
         metres = [sample["depth_meters"] for sample in entry["samples"]]
     else:
         fx, fy, cx, cy, width, height = entry["intrinsics"]
-        camera = Camera(int(width), int(height), fx or fy, fy or fx, cx, cy)  # as DepthLM mends zeros
+        size = {"width": width, "height": height}
+        camera = _camera({"fx": fx or fy, "fy": fy or fx, "cx": cx, "cy": cy}, size)  # as DepthLM mends zeros
         pixels, metres = entry["pixel_coords"], entry["depth"]
-    labels = DepthLabels(folder / entry["image"].lstrip("/"), camera, _pixels(pixels), np.array(metres, float))
+    image = folder / _text(entry, "image").lstrip("/")
+    labels = DepthLabels(image, camera, _pixels(pixels), np.array(metres, float).reshape(-1))
     if len(labels.pixels) != len(labels.metres) or not (labels.metres > 0.0).all():
         raise ValueError("there must be one depth > 0 for each pixel")
     if ((labels.pixels < -0.5) | (labels.pixels >= np.array(camera.size) - 0.5)).any():
@@ -180,7 +186,11 @@ def _pose(entry: dict[str, Any], folder: Path) -> PoseLabels:
 def _objects(entry: dict[str, Any], folder: Path) -> QuestionLabels:
     camera = _camera(entry["intrinsics_after_focal_normalization_to_1000"], entry["image_size_resized"])
     return QuestionLabels(
-        folder / entry["image"], camera, entry["qa_info"]["category"], entry["prompt"], entry["answer"]
+        folder / _text(entry, "image"),
+        camera,
+        _text(entry["qa_info"], "category"),
+        _text(entry, "prompt"),
+        _text(entry, "answer"),
     )
 
 
@@ -203,15 +213,28 @@ def _known(value: float | None) -> float:
 
 
 def _two(entry: dict[str, Any], folder: Path) -> tuple[Path, Path]:
-    return folder / entry["image_1"], folder / entry["image_2"]
+    return folder / _text(entry, "image_1"), folder / _text(entry, "image_2")
+
+
+def _text(entry: dict[str, Any], name: str) -> str:
+    """Raises ValueError."""
+    if not isinstance(entry[name], str):
+        raise ValueError(f"{name} is no text")
+    return entry[name]
 
 
 def _size(size: dict[str, int]) -> tuple[int, int]:
-    return size["width"], size["height"]
+    width, height = int(size["width"]), int(size["height"])
+    if min(width, height) < 1 or width * height > MAX_PIXELS:
+        raise ValueError(f"no image is {width}x{height}")
+    return width, height
 
 
 def _camera(intrinsics: dict[str, float], size: dict[str, int]) -> Camera:
-    return Camera(*_size(size), *(float(intrinsics[name]) for name in ("fx", "fy", "cx", "cy")))
+    numbers = [float(intrinsics[name]) for name in ("fx", "fy", "cx", "cy")]
+    if not np.isfinite(numbers).all():
+        raise ValueError("the intrinsics hold NaN or infinity")
+    return Camera(*_size(size), *numbers)
 
 
 def _pixels(pixels: list[list[float]]) -> np.ndarray:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,16 @@ from vlm3_ros.offline.sources import (
     Truth,
     made_up_stamps,
     nanoseconds,
+    read_depth,
     read_frame,
-    read_truth,
+    read_text,
 )
 from vlm3_ros.perception import Frame
 
 log = logging.getLogger(__name__)
+
+MAX_SCALE = 1e9  # units per metre: nanometres
+NO_BOXES = "the manifest has no boxes"
 
 
 class ManifestSource(DataSet):
@@ -42,13 +47,20 @@ class ManifestSource(DataSet):
         self._folder, self._settings = folder, settings
         path = folder / "manifest.json"
         try:
-            manifest = json.loads(path.read_text())
-            frames = manifest["frames"]
-            made_up = made_up_stamps(len(frames))
-            stamped = [(_stamp(entry, stamp), entry) for entry, stamp in zip(frames, made_up, strict=True)]
-            self._boxes = [_Box(box) for box in manifest.get("boxes", ())]
-        except (ValueError, KeyError, TypeError) as error:
+            self._manifest = json.loads(read_text(path))
+            frames = self._manifest["frames"]
+            stamped, left_out = [], []
+            for entry, made_up in zip(frames, made_up_stamps(len(frames)), strict=True):
+                try:
+                    stamped.append((_stamp(entry, made_up), entry))
+                except (ValueError, TypeError, ArithmeticError) as error:
+                    left_out.append(str(error))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise SourceError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+        if left_out:
+            log.warning("%s: %d frames are left out, the first because: %s", path, len(left_out), left_out[0])
+        if not stamped:
+            raise SourceError(f"{path} has no frame that can be used")
         stamped.sort(key=lambda entry: entry[0])
         self._stamps = [stamp for stamp, _ in stamped]
         self._entries = [entry for _, entry in stamped]
@@ -59,21 +71,43 @@ class ManifestSource(DataSet):
 
     def frame(self, index: int) -> Frame:
         entry = self._entries[index]
-        if "rgb" not in entry or "K" not in entry:
-            raise FrameError(f"frame {index} of the manifest lacks rgb or K")
         size = (entry["width"], entry["height"]) if {"width", "height"} <= entry.keys() else None
-        return read_frame(self._folder / entry["rgb"], self._stamps[index], entry["K"], self._settings, size)
+        return read_frame(self._file(entry, "rgb"), self._stamps[index], _intrinsics(entry), self._settings, size)
 
     def truth(self, index: int) -> Truth:
-        entry, depth = self._entries[index], None
-        T = _pose(entry["T_world_cam"]) if "T_world_cam" in entry else None
-        if entry.get("depth"):
+        entry = self._entries[index]
+        T = _pose(entry)
+        return Truth.of(
+            depth=lambda: self._depth(entry),
+            pose=lambda: T,
+            boxes=lambda: T if isinstance(T, str) else [box.seen_from(T) for box in self._boxes] or NO_BOXES,
+        )
+
+    def _depth(self, entry: dict[str, Any]) -> np.ndarray | str:
+        if not entry.get("depth"):
+            return "the manifest names no depth"
+        scale = entry.get("depth_scale")
+        if not isinstance(scale, (int, float)) or not 0.0 < scale < MAX_SCALE:
+            return f"depth_scale must be a number above 0, not {scale!r:.80}"
+        return read_depth(self._file(entry, "depth"), float(scale))
+
+    def _file(self, entry: dict[str, Any], name: str) -> Path:
+        if not isinstance(entry.get(name), str):
+            raise FrameError(f"a frame of the manifest names no {name}")
+        return self._folder / entry[name]
+
+    @cached_property
+    def _boxes(self) -> list[_Box]:
+        found, left_out = [], []
+        entries = self._manifest.get("boxes") or []
+        for entry in entries if isinstance(entries, list) else [entries]:
             try:
-                depth = read_truth(self._folder / entry["depth"], entry["depth_scale"])
-            except KeyError as error:
-                log.warning("frame %d of the manifest has depth but no %s", index, error)
-        boxes = [box.seen_from(T) for box in self._boxes] if self._boxes and T is not None else None
-        return Truth(depth, T, boxes)
+                found.append(_Box(entry))
+            except (ArithmeticError, KeyError, TypeError, ValueError) as error:
+                left_out.append(f"{type(error).__name__}: {error}")
+        if left_out:
+            log.warning("manifest: %d boxes are left out, the first because: %s", len(left_out), left_out[0])
+        return found
 
 
 class _Box:
@@ -81,8 +115,10 @@ class _Box:
 
     def __init__(self, entry: dict[str, Any]):
         c, s = np.cos(entry["yaw_rad"]), np.sin(entry["yaw_rad"])
-        self._label = entry["label"]
-        self._center, self._size = np.array(entry["center_m"], float), np.array(entry["size_m"], float)
+        self._label = str(entry["label"])
+        self._center, self._size = (np.array(entry[name], float).reshape(3) for name in ("center_m", "size_m"))
+        if not np.isfinite([c, *self._center, *self._size]).all() or (self._size <= 0.0).any():
+            raise ValueError("a box must be finite and larger than nothing")
         self._R_world_box = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
     def seen_from(self, T_world_camera: np.ndarray) -> Box3D:
@@ -90,12 +126,32 @@ class _Box:
         return Box3D(self._label, 1.0, R.T @ (self._center - t), self._size, R.T @ self._R_world_box)
 
 
-def _pose(rows: list[list[float]]) -> np.ndarray:
-    """T [4, 4] from one that was rounded for the file: its rotation is made orthonormal again."""
-    T = np.array(rows, float)
-    T[:3, :3] = Rotation.from_matrix(T[:3, :3]).as_matrix()
-    return T
+def _pose(entry: dict[str, Any]) -> np.ndarray | str:
+    """T_world_camera [4, 4], or why it is not known; it was rounded for the file, and is made orthonormal again."""
+    if "T_world_cam" not in entry:
+        return "the manifest has no T_world_cam"
+    try:
+        T = np.array(entry["T_world_cam"], float).reshape(4, 4)
+        if not np.isfinite(T).all():
+            return "T_world_cam holds NaN or infinity"
+        T[:3, :3] = Rotation.from_matrix(T[:3, :3]).as_matrix()
+        return T
+    except (ValueError, TypeError, OverflowError) as error:
+        return f"T_world_cam is no pose of 4x4 numbers: {error}"
 
 
-def _stamp(entry: dict[str, Any], otherwise: int) -> int:
+def _intrinsics(entry: dict[str, Any]) -> list[float]:
+    """Raises FrameError."""
+    try:
+        fx, fy, cx, cy = map(float, entry["K"])
+        if np.isfinite([fx, fy, cx, cy]).all():
+            return [fx, fy, cx, cy]
+    except (KeyError, ValueError, TypeError, OverflowError):
+        pass
+    raise FrameError(f"K of a frame of the manifest must be the four numbers fx fy cx cy, not {entry.get('K')!r:.80}")
+
+
+def _stamp(entry: Any, otherwise: int) -> int:
+    if not isinstance(entry, dict):
+        raise TypeError(f"a frame must be an object, not {entry!r:.80}")
     return nanoseconds(str(entry["stamp"])) if "stamp" in entry else otherwise

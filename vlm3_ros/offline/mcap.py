@@ -146,11 +146,11 @@ def kept(path: Path) -> Iterator[Frame]:
         for operation, at, length in records(file, len(MAGIC)):
             if operation == CHUNK:
                 chunk = at, OVERHEAD + length
-            elif operation == MESSAGE_INDEX:
+            elif operation == MESSAGE_INDEX and length >= 22:
                 number, _, time, _ = struct.unpack("<HIQQ", file.read(22))
                 indexes[number] = at
             elif operation == METADATA:
-                note = file.read(length)[len(_text(NOTE)) + 4 + len(_text("note")) + 4 :].decode()
+                note = file.read(length)[len(_text(NOTE)) + 4 + len(_text("note")) + 4 :].decode(errors="replace")
                 yield Frame(time, chunk, indexes, note, at + OVERHEAD + length)
                 chunk, time, indexes = (0, 0), 0, {}
 

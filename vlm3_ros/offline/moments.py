@@ -77,7 +77,9 @@ class Moment:
     @cached_property
     def truth(self) -> Truth:
         """What is known about the frame."""
-        return Truth() if self._index is None else self._source.truth(self._index)
+        if self._index is None:
+            return Truth(unknown=dict.fromkeys(("depth", "pose", "boxes"), "no image within 20 ms"))
+        return self._source.truth(self._index)
 
     @cached_property
     def true_depth(self) -> np.ndarray | None:

@@ -3,40 +3,76 @@
 from __future__ import annotations
 
 import bisect
-from collections import defaultdict
+import logging
+from collections import Counter, defaultdict
 
 import numpy as np
 from scipy.spatial.transform import Rotation, Slerp
 
 from vlm3_ros.geometry import frames
 
-MAX_GAP_NS = 100_000_000  # between two poses farther apart than this nothing is known
+log = logging.getLogger(__name__)
+
+NEAR_NS = 100_000_000  # poses at most this far apart are interpolated without a word
+REGULAR, SLOWEST_NS = 2.5, 1_000_000_000  # and slower ones, where they come regularly: times their interval, at most
 
 
 class Path:
     """Poses [4, 4] over time."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, max_gap_ns: int = 0):
+        """``name``: what it is for people. ``max_gap_ns``: what may lie between two poses; 0: what is usual here."""
+        self._name, self._given_ns = name, max_gap_ns
         self._poses: list[tuple[int, np.ndarray]] = []
-        self._sorted = True
+        self._gap_ns: int | None = None  # of the poses in their order; None: they are not in order
+        self._left_out: Counter[str] = Counter()
 
     def add(self, stamp: int, T: np.ndarray) -> None:
         """A pose at a stamp in nanoseconds, in any order."""
         self._poses.append((stamp, T))
-        self._sorted = False
+        self._gap_ns = None
 
-    def at(self, stamp: int) -> np.ndarray | None:
-        """The pose at a stamp: linear in position, along the shortest arc in rotation; None where it is not known."""
-        if not self._sorted:
-            self._poses.sort(key=lambda entry: entry[0])
-            self._sorted = True
+    def leave_out(self, reasons: Counter[str]) -> None:
+        """Count poses that cannot be used, by the reason."""
+        self._left_out += reasons
+        self._gap_ns = None
+
+    def at(self, stamp: int) -> np.ndarray | str:
+        """The pose at a stamp, linear in position and along the shortest arc in rotation; or why it is not known."""
+        gap_ns = self._in_order() if self._gap_ns is None else self._gap_ns
         after = bisect.bisect_left(self._poses, stamp, key=lambda entry: entry[0])
         if after < len(self._poses) and self._poses[after][0] == stamp:
             return self._poses[after][1]
+        if not self._poses:
+            return f"{self._name} has no pose that can be used"
         if after in (0, len(self._poses)):
-            return None
+            return f"it is {'after the last' if after else 'before the first'} pose of {self._name}"
         (t1, T1), (t2, T2) = self._poses[after - 1 : after + 1]
-        return interpolated(T1, T2, (stamp - t1) / (t2 - t1)) if t2 - t1 <= MAX_GAP_NS else None
+        if t2 - t1 > gap_ns:
+            return f"the poses of {self._name} around it are more than {gap_ns / 1e9:g} s apart (--max-pose-gap)"
+        return interpolated(T1, T2, (stamp - t1) / (t2 - t1))
+
+    def _in_order(self) -> int:
+        """Sort, and decide how far poses may be apart; what is not as usual is said."""
+        if self._left_out:
+            total = len(self._poses) + self._left_out.total()
+            reasons = ", ".join(f"{count} x {reason}" for reason, count in self._left_out.most_common())
+            log.warning("%s: %d of %d poses are left out: %s", self._name, self._left_out.total(), total, reasons)
+            self._left_out.clear()
+        self._poses.sort(key=lambda entry: entry[0])
+        gaps = np.diff([stamp for stamp, _ in self._poses])
+        self._gap_ns = self._given_ns or NEAR_NS
+        interval_ns = int(np.median(gaps)) if len(gaps) else 0
+        if not self._given_ns and interval_ns > NEAR_NS:
+            self._gap_ns = min(int(interval_ns * REGULAR), SLOWEST_NS)
+        if interval_ns > self._gap_ns:
+            said = "they are not interpolated, and most images will have no true pose: give a larger --max-pose-gap"
+        elif interval_ns > NEAR_NS:
+            said = f"interpolated over up to {self._gap_ns / 1e9:g} s, which is no measurement (--max-pose-gap)"
+        else:
+            return self._gap_ns
+        log.warning("the poses of %s are %g s apart: %s", self._name, round(interval_ns / 1e9, 3), said)
+        return self._gap_ns
 
 
 def interpolated(T1: np.ndarray, T2: np.ndarray, part: float) -> np.ndarray:
@@ -50,7 +86,9 @@ def interpolated(T1: np.ndarray, T2: np.ndarray, part: float) -> np.ndarray:
 class TransformTree:
     """What went over /tf and /tf_static."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_gap_ns: int = 0) -> None:
+        """``max_gap_ns``: as of `Path`, for each link by itself."""
+        self._max_gap_ns = max_gap_ns
         self._static: dict[str, tuple[str, np.ndarray]] = {}  # child: (parent, T_parent_child)
         self._moving: dict[str, tuple[str, Path]] = {}
         self._others: dict[str, set[str]] = defaultdict(set)  # child: parents beyond the first
@@ -60,12 +98,20 @@ class TransformTree:
         parent, child = frames.bare(parent), frames.bare(child)
         if stamp is None:
             self._static[child] = parent, T_parent_child
-            return
-        first, path = self._moving.setdefault(child, (parent, Path()))
-        if first == parent:
+        elif (path := self._path(parent, child)) is not None:
             path.add(stamp, T_parent_child)
-        else:
-            self._others[child].add(parent)
+
+    def leave_out(self, parent: str, child: str, reason: str) -> None:
+        """Count a transform that moves a frame and cannot be used."""
+        if (path := self._path(frames.bare(parent), frames.bare(child))) is not None:
+            path.leave_out(Counter([reason]))
+
+    def _path(self, parent: str, child: str) -> Path | None:
+        first, path = self._moving.setdefault(child, (parent, Path(f"/tf {parent} → {child}", self._max_gap_ns)))
+        if first == parent:
+            return path
+        self._others[child].add(parent)
+        return None
 
     def conflicts(self) -> dict[str, set[str]]:
         """Frames with more than one parent: the parents that were left out."""
@@ -87,14 +133,19 @@ class TransformTree:
             seen.add(frame)
         return frame if moving else None
 
-    def at(self, root: str, frame: str, stamp: int) -> np.ndarray | None:
-        """T_root_frame [4, 4] at a stamp; None where it is not known."""
+    def at(self, root: str, frame: str, stamp: int) -> np.ndarray | str:
+        """T_root_frame [4, 4] at a stamp; or which link of the chain is not known, and why."""
+        unknown: list[str] = []
 
         def parent_of(child: str) -> tuple[str, np.ndarray] | None:
             if child not in self._moving:
                 return self._static.get(child)
             parent, path = self._moving[child]
             T = path.at(stamp)
-            return None if T is None else (parent, T)
+            if isinstance(T, str):
+                unknown.append(T)
+                return None
+            return parent, T
 
-        return frames.ancestors(frames.bare(frame), parent_of).get(frames.bare(root))
+        found = frames.ancestors(frames.bare(frame), parent_of).get(frames.bare(root))
+        return found if found is not None else "".join(unknown) or f"/tf does not connect {root!r} with {frame!r}"

@@ -1,4 +1,4 @@
-"""The messages of a ROS 2 bag, by `rosbags`; what is damaged is said, and the rest is read.
+"""The messages of a ROS 2 bag: what is damaged or not understood is said, and the rest is read.
 
 Messages are read as the types that Jazzy has, not as the definitions in the bag: the few types read here are the same
 in every distribution of ROS 2, and so a broken or unknown definition of another topic does no harm.
@@ -6,112 +6,152 @@ in every distribution of ROS 2, and so a broken or unknown definition of another
 
 from __future__ import annotations
 
-import bisect
-import heapq
-import itertools
 import logging
 import struct
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from rosbags.rosbag2 import Reader
-
-from vlm3_ros.offline import compression
-from vlm3_ros.offline.damaged import Damaged
+from vlm3_ros.offline import compression, pieces
+from vlm3_ros.offline.db3_reader import Db3Reader
+from vlm3_ros.offline.mcap_reader import Declared, McapReader
 from vlm3_ros.offline.sources import FrameError, SourceError
 from vlm3_ros.offline.types import typestore
 
 log = logging.getLogger(__name__)
 
-SKIPPED = 8  # messages that are rather read in vain than looked for
+Place = tuple[int, Any]  # where a message is: number of the file, and place in that
 
 
 class BagReader:
-    """A bag: a folder with metadata.yaml, or with the files alone, or a single file."""
+    """A bag: a folder with or without metadata.yaml, or a single file; compressed as it may be."""
 
     def __init__(self, path: Path):
+        """Raises SourceError where nothing can be read."""
         self.path = path
-        self._stack = ExitStack()
-        # Each file by itself: one that cannot be read takes none of the others along.
-        files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in (".mcap", ".db3"))
-        # Without any, the files are compressed as a whole, which only a reader with the metadata can open.
-        self._readers = [r for file in files or [path] if (r := self._open(file)) is not None]
-        if not self._readers:
-            raise SourceError(f"nothing of the bag {path} can be read")
+        self._unpacked = TemporaryDirectory(prefix="vlm3_ros-")  # of files that were compressed as a whole
         self.topics: dict[str, str] = {}  # name: type
         self.counts: dict[str, int] = defaultdict(int)
+        self._files: list[McapReader | Db3Reader] = []
+        self._channels: list[dict[str, set[int]]] = []  # numbers in each file by topic
         self._first: dict[str, Any] = {}
-        for connection in (c for reader in self._readers for c in reader.connections):
-            self.topics.setdefault(connection.topic, _full_name(connection.msgtype))
-            self.counts[connection.topic] += connection.msgcount
+        left_out: dict[str, list[str]] = defaultdict(list)  # topics by the reason
+        refused = [why for files in pieces.of_bag(path) if (why := self._open_any(files, left_out))]
+        reasons = refused + [f"left out: {', '.join(topics)}: {why}" for why, topics in left_out.items()]
+        if not self.topics:
+            raise SourceError(f"nothing of the bag {path} can be read: {'; '.join(reasons) or 'it has no topic'}")
+        for reason in reasons:
+            log.warning("%s: %s", path, reason)
 
     def close(self) -> None:
         """Close all files."""
-        self._stack.close()
+        for file in self._files:
+            file.close()
+        self._unpacked.cleanup()
 
-    def raw(self, topic: str, start: int | None = None) -> Iterator[tuple[int, bytes]]:
-        """Time of recording in nanoseconds and serialized message, in the order of recording.
-
-        ``start``: the first time of recording that is wanted; what is before it is skipped without being read.
-        """
-        files = (self._of_file(reader, topic, start) for reader in self._readers)
-        yield from heapq.merge(*files, key=lambda message: message[0])
+    def raw(self, topic: str) -> Iterator[tuple[int, Place, bytes]]:
+        """Time of recording in nanoseconds, place and serialized message, in the order of the files."""
+        for number, (file, channels) in enumerate(zip(self._files, self._channels, strict=True)):
+            if wanted := channels.get(topic):
+                for time, place, data in file.messages(wanted):
+                    with suppress(ValueError):  # said where the message itself is wanted
+                        data = compression.message(data)
+                    yield time, (number, place), data
 
     def messages(self, topic: str) -> Iterator[tuple[int, Any]]:
-        """Time of recording in nanoseconds and message; those that cannot be read are left out, and said."""
-        for time, raw in self.raw(topic):
+        """Time of recording in nanoseconds and message; those that cannot be read are left out, and counted."""
+        reasons: list[str] = []
+        for time, _, raw in self.raw(topic):
             try:
-                yield time, self.message(topic, raw)
+                yield time, self._message(topic, raw)
             except FrameError as error:
-                log.warning("%s", error)
+                reasons.append(str(error))
+        if reasons:
+            log.warning("%d messages of %s are left out, the first because: %s", len(reasons), topic, reasons[0])
 
     def first(self, topic: str) -> Any:
-        """The first message of a topic. Raises FrameError."""
+        """The first message of a topic that can be read. Raises FrameError."""
+        error = FrameError(f"{topic} holds no message that can be read")
         if topic not in self._first:
-            time_and_raw = next(self.raw(topic), None)
-            if time_and_raw is None:
-                raise FrameError(f"{topic} holds no message that can be read")
-            self._first[topic] = self.message(topic, time_and_raw[1])
+            for _, _, raw in self.raw(topic):
+                try:
+                    self._first[topic] = self._message(topic, raw)
+                    break
+                except FrameError as reason:
+                    error = reason
+            else:
+                raise error
         return self._first[topic]
 
-    def message(self, topic: str, raw: bytes) -> Any:
-        """A message from its serialized form. Raises FrameError."""
+    def message(self, topic: str, place: Place) -> Any:
+        """The message at a place. Raises FrameError."""
+        number, where = place
+        try:
+            raw = self._files[number].read(where)
+        except (ValueError, OSError) as error:
+            raise FrameError(f"a message of {topic} cannot be read: {error}") from error
+        return self._message(topic, raw)
+
+    def of_type(self, *kinds: str) -> list[str]:
+        """The topics of a type that hold any message."""
+        return sorted(topic for topic, kind in self.topics.items() if kind in kinds and self.counts[topic])
+
+    def _message(self, topic: str, raw: bytes) -> Any:
         kind = self.topics[topic]
         if kind not in typestore().fielddefs:
             raise FrameError(f"{topic} has messages of type {kind}, which cannot be read")
         try:
-            return typestore().deserialize_cdr(raw, kind)
+            return typestore().deserialize_cdr(compression.message(raw), kind)
         except Exception as error:  # whatever random bytes do to the generated code
             raise FrameError(f"a message of {topic} is broken: {type(error).__name__}: {error}") from error
 
-    def of_type(self, kind: str) -> list[str]:
-        """The topics of a type that hold any message."""
-        return sorted(topic for topic, name in self.topics.items() if name == kind and self.counts[topic])
+    def _open_any(self, files: Sequence[Path], left_out: dict[str, list[str]]) -> str:
+        """Take the first of files that hold the same in which there is anything; returns why there is none."""
+        why = ""
+        for file in files:
+            try:
+                opened = self._opened(file)
+            except Exception as error:  # databases and struct raise what they like on broken files
+                why = f"{file.name} cannot be read: {error or type(error).__name__}"
+                continue
+            if opened.declared:
+                self._take(opened, left_out)
+                if len(files) > 1:
+                    others = ", ".join(other.name for other in files if other != file)
+                    log.warning("%s is read and not %s: both hold the same", file, others)
+                return ""
+            opened.close()
+            why = f"{file.name} cannot be read: no topic is in it"
+        return why
 
-    def _open(self, file: Path) -> Reader | None:
-        try:
-            return self._stack.enter_context(Reader(file))
-        except Exception as error:  # rosbags, its databases and struct raise what they like on broken files
-            if file.suffix == ".mcap" and (damaged := Damaged.found(file)) is not None:
-                log.warning("%s is damaged (%s): reading what is whole before the damage", file, error)
-                return self._stack.enter_context(Reader(damaged))  # type: ignore[arg-type]
-            hint = f"; `sqlite3 {file} .recover | sqlite3 saved.db3` may save a part" if file.suffix == ".db3" else ""
-            log.warning("%s cannot be read: %s%s", file, error, hint)
-            return None
+    def _take(self, file: McapReader | Db3Reader, left_out: dict[str, list[str]]) -> None:
+        """Add the topics of a file; ``left_out`` gets those that are not understood, and why."""
+        self._files.append(file)
+        self._channels.append(defaultdict(set))
+        for number, channel in file.declared.items():
+            why = _not_understood(channel)
+            if not why and self.topics.setdefault(channel.topic, kind := _full_name(channel.kind)) != kind:
+                why = f"some of its messages are of type {kind}, not {self.topics[channel.topic]}"
+            if why:
+                left_out[why].append(f"{channel.topic or 'a topic without a name'} ({channel.count} messages)")
+            else:
+                self._channels[-1][channel.topic].add(number)
+                self.counts[channel.topic] += channel.count
 
-    def _of_file(self, reader: Reader, topic: str, start: int | None) -> Iterator[tuple[int, bytes]]:
-        connections = [c for c in reader.connections if c.topic == topic]
-        if not connections:
-            return
-        try:
-            for _, time, data in reader.messages(connections, start):
-                yield time, compression.message(bytes(data))
-        except Exception as error:
-            log.warning("%s: %s cannot be read to its end: %s", reader.path, topic, error)
+    def _opened(self, file: Path) -> McapReader | Db3Reader:
+        if refusal := pieces.refusal(file):
+            raise SourceError(refusal)
+        kind = pieces.nature(file)
+        if kind == "zstd":
+            target = Path(self._unpacked.name) / pieces.unpacked(file.name)
+            if complaint := compression.unpack(file, target):
+                log.warning("%s is damaged: %s", file, complaint)
+            return self._opened(target)
+        return Db3Reader(file) if (kind or file.suffix.lstrip(".")) == "db3" else McapReader(file)
 
 
 class Series:
@@ -119,38 +159,28 @@ class Series:
 
     def __init__(self, bag: BagReader, topic: str):
         self._bag, self.topic = bag, topic
-        order, unstamped = [], 0
-        self._times: list[int] = []  # of recording, by position
-        for position, (time, raw) in enumerate(bag.raw(topic)):
-            self._times.append(time)
+        recorded, unstamped = [], 0
+        for time, place, raw in bag.raw(topic):
             stamp = _header_stamp(raw)
-            unstamped += not stamp
-            order.append((stamp or time, position))
+            unstamped += stamp <= 0
+            recorded.append((time, stamp if stamp > 0 else time, place))
         if unstamped:
             log.warning("%d messages of %s have no stamp: the time of recording is taken for it", unstamped, topic)
-        if late := sum(after < before for before, after in pairwise(order)):
+        recorded.sort(key=lambda entry: entry[0])
+        if late := sum(after[1] < before[1] for before, after in pairwise(recorded)):
             log.warning("%d messages of %s have an older stamp than the one before: put in order", late, topic)
-        order.sort()
-        self.stamps = [stamp for stamp, _ in order]  # nanoseconds
-        self._positions = [position for _, position in order]
-        self._ahead: Iterator[tuple[int, bytes]] = iter(())
-        self._next = len(order)  # position of what _ahead gives next
+        recorded.sort(key=lambda entry: entry[1])
+        self.stamps = [stamp for _, stamp, _ in recorded]  # nanoseconds
+        self._places = [place for *_, place in recorded]
 
     def __getitem__(self, index: int) -> Any:
         """A message. Raises FrameError."""
-        position = self._positions[index]
-        if not self._next <= position <= self._next + SKIPPED:
-            start = self._times[position]
-            self._next = bisect.bisect_left(self._times, start)
-            self._ahead = self._bag.raw(self.topic, start)
-        _, raw = next(itertools.islice(self._ahead, position - self._next, None))
-        self._next = position + 1
-        return self._bag.message(self.topic, raw)
+        return self._bag.message(self.topic, self._places[index])
 
 
 def _header_stamp(raw: bytes) -> int:
     """The stamp in nanoseconds of a serialized message that begins with a header; 0 if it has none."""
-    if len(raw) < 12:
+    if len(raw) < 12 or raw[0]:
         return 0
     sec, nanosec = struct.unpack_from("<iI" if raw[1] & 1 else ">iI", raw, 4)
     return sec * 10**9 + nanosec
@@ -160,3 +190,13 @@ def _full_name(kind: str) -> str:
     """Some tools leave the middle out: sensor_msgs/Image."""
     package, *_, name = kind.split("/")
     return f"{package}/msg/{name}"
+
+
+def _not_understood(channel: Declared) -> str:
+    """Why the messages of a channel are none that can be read; nothing where they may be."""
+    if channel.encoding == "ros1":
+        return f"messages of ROS 1; convert the .bag that they come from: {pieces.CONVERT}"
+    if channel.encoding != "cdr":
+        return f"encoded as {channel.encoding!r}, not as the cdr of ROS 2"
+    parts = channel.kind.split("/")
+    return "" if len(parts) in (2, 3) and all(parts) else f"the type {channel.kind!r} is none of ROS 2"

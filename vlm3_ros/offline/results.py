@@ -81,9 +81,9 @@ class Results:
                 self._writer = McapWriter(self._file, topics, typestore())
             except LockedError as error:
                 raise RunError(f"another `vlm3 run` is writing to {folder}: wait for it, or stop it") from error
-        for note in self._notes():
-            self._count(Record(**note["record"]))
-            self.state = State(**note["state"])
+        for record, state in self._notes():
+            self._count(record)
+            self.state = state
 
     @property
     def finished(self) -> bool:
@@ -98,7 +98,7 @@ class Results:
 
     def records(self) -> Iterator[Record]:
         """What is known about all frames; read from the bag again, so that memory does not grow with them."""
-        return (Record(**note["record"]) for note in self._notes())
+        return (record for record, _ in self._notes())
 
     def finish(self) -> None:
         """Complete the bag and write the tables."""
@@ -112,8 +112,17 @@ class Results:
         if not self.finished:
             self._writer.close()
 
-    def _notes(self) -> Iterator[dict[str, Any]]:
-        return (json.loads(frame.note) for frame in kept(self._file))
+    def _notes(self) -> Iterator[tuple[Record, State]]:
+        """What was written beside each frame. Raises RunError."""
+        for frame in kept(self._file):
+            try:
+                note = json.loads(frame.note)
+                yield Record(**note["record"]), State(**note["state"])
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise RunError(
+                    f"{self._file} is damaged, so that it cannot be gone on with: choose another --out, or delete "
+                    f"{self.folder} ({error})"
+                ) from error
 
     def _count(self, record: Record) -> None:
         if record.error:

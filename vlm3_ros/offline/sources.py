@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import bisect
-import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,12 +19,10 @@ from vlm3_ros.calibration import Calibration, Rectifier
 from vlm3_ros.camera import CalibrationError
 from vlm3_ros.config import CameraConfig
 from vlm3_ros.geometry.box3d import Box3D
-from vlm3_ros.images import ImageError
 from vlm3_ros.perception import Frame
 
-log = logging.getLogger(__name__)
-
 SYNC_NS = 20_000_000  # stamps this near are of one moment, as TUM's associate.py has it
+LAST_S = 1 << 33  # seconds; nanoseconds of more do not fit into 64 bits
 FRAME_ID = "camera_optical_frame"  # of data sets, whose frames have no names
 
 
@@ -44,7 +41,9 @@ class Choices:
     image: str = ""  # topic, or folder of images
     camera_info: str = ""  # topic
     true_depth: str = ""  # topic
-    true_poses: str = ""  # topic: /tf or one of nav_msgs/Odometry
+    true_poses: str = ""  # topic: /tf or one of POSES in topics.py
+    pose_of: str = ""  # the frame that a topic of true poses moves, where it does not say it
+    max_pose_gap: float = 0.0  # seconds between two true poses that are interpolated; 0: as docs/metrics.md has it
     true_objects: str = ""  # topic
     intrinsics: tuple[float, ...] = ()  # fx, fy, cx, cy in pixels, of a data set that does not give them
     depth_scale: float = 0.0  # depth images of a data set that does not say it: value per metre
@@ -58,6 +57,25 @@ class Truth:
     depth: np.ndarray | None = None  # float32 [height, width] of the rectified image, metres along Z, NaN unknown
     T_world_camera: np.ndarray | None = None  # [4, 4]
     boxes: list[Box3D] | None = None  # in camera axes, in view or not
+    unknown: Mapping[str, str] = field(default_factory=dict)  # why "depth", "pose" or "boxes" are None
+
+    @classmethod
+    def of(cls, **values: Callable[[], Any]) -> Truth:
+        """From functions for depth, pose and boxes, by these names.
+
+        Each returns its value, or a text that says why that is not known; a FrameError says it, too.
+        """
+        known, unknown = {}, {}
+        for name, value in values.items():
+            try:
+                found = value()
+            except FrameError as error:
+                found = str(error)
+            if isinstance(found, str):
+                unknown[name] = found
+            else:
+                known[name] = found
+        return cls(known.get("depth"), known.get("pose"), known.get("boxes"), unknown)
 
 
 class Source(Protocol):
@@ -144,7 +162,7 @@ def _file(path: Path) -> Iterator[bytes]:
         yield path.read_bytes()
     except OSError as error:
         raise FrameError(f"{path} cannot be read: {error.strerror}") from error
-    except ImageError as error:
+    except ValueError as error:  # also of a name with a zero in it
         raise FrameError(f"{path}: {error}") from error
 
 
@@ -170,13 +188,12 @@ def read_frame(
     return rectified(stamp, FRAME_ID, image, calibration, settings)
 
 
-def read_truth(path: Path, scale: float) -> np.ndarray | None:
-    """True depth that belongs to `read_frame`, of whatever size; None where it cannot be read, and why is said."""
+def read_text(path: Path) -> str:
+    """The text of a file. Raises SourceError where it is none, OSError where it cannot be read."""
     try:
-        return read_depth(path, scale)
-    except FrameError as error:
-        log.warning("a depth image is left out: %s", error)
-        return None
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path} is no text in UTF-8: {error}") from error
 
 
 def nearest(stamps: Sequence[int], stamp: int, within: int = SYNC_NS) -> int | None:
@@ -193,8 +210,11 @@ def made_up_stamps(count: int) -> range:
 
 
 def nanoseconds(seconds: str) -> int:
-    """A stamp in seconds as text, exactly."""
-    return int(Decimal(seconds) * 10**9)
+    """A stamp in seconds as text, exactly. Raises ValueError, ArithmeticError."""
+    number = Decimal(seconds)
+    if not 0 <= number < LAST_S:  # NaN, too
+        raise ValueError(f"{seconds} is no stamp in seconds")
+    return int(number * 10**9)
 
 
 def seconds(stamp: int) -> str:

@@ -15,7 +15,10 @@ log = logging.getLogger(__name__)
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+TRANSFORM = "geometry_msgs/msg/TransformStamped"
 ODOMETRY = "nav_msgs/msg/Odometry"
+STAMPED_POSES = ("geometry_msgs/msg/PoseStamped", "geometry_msgs/msg/PoseWithCovarianceStamped", "nav_msgs/msg/Path")
+POSES = (ODOMETRY, TRANSFORM, *STAMPED_POSES)  # from which true poses can be taken, other than /tf
 OBJECTS = "vision_msgs/msg/Detection3DArray"
 
 
@@ -24,7 +27,9 @@ def image_topic(bag: BagReader, named: str) -> str:
     fitting = [topic for topic in _images(bag) if not is_depth(bag, topic)]
     chosen = only(bag, "image", "--image", named, fitting)
     if chosen is None:
-        raise SourceError(f"{bag.path} has no topic with images; it has {_listed(bag, bag.topics)}")
+        raise SourceError(
+            f"{bag.path} has no topic with images{_taken_for_depth(bag)}; it has {_listed(bag, bag.topics)}"
+        )
     return chosen
 
 
@@ -72,6 +77,17 @@ def is_depth(bag: BagReader, topic: str) -> bool:
     if bag.topics[topic] == COMPRESSED:
         return "compressedDepth" in message.format or message.format.split(";")[0].strip() in DEPTH_ENCODINGS
     return message.encoding in DEPTH_ENCODINGS
+
+
+def _taken_for_depth(bag: BagReader) -> str:
+    """The topics whose images have the encoding of depth, which are pictures from some cameras."""
+    found = [topic for topic in _images(bag) if is_depth(bag, topic)]
+    if not found:
+        return ""
+    return (
+        f" but depth, by the encoding ({', '.join(found)}); where they are pictures, as mono16 of an "
+        f"infrared camera, name the topic: --image {found[0]}"
+    )
 
 
 def _images(bag: BagReader) -> list[str]:

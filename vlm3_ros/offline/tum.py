@@ -6,7 +6,10 @@ intrinsics, so these have to be given.
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +24,14 @@ from vlm3_ros.offline.sources import (
     Truth,
     nanoseconds,
     nearest,
+    read_depth,
     read_frame,
-    read_truth,
+    read_text,
     seconds,
 )
 from vlm3_ros.perception import Frame
+
+log = logging.getLogger(__name__)
 
 DEPTH_SCALE = 5000.0  # of all TUM RGB-D sequences, per metre
 
@@ -41,13 +47,11 @@ class TumSource(DataSet):
                 "freiburg1 517.3 516.5 318.6 255.3, freiburg2 520.9 521.0 325.1 249.7, "
                 "freiburg3 535.4 539.2 320.1 247.6), or --set camera.hfov_deg=..."
             )
+        self._max_gap_ns = round(choices.max_pose_gap * 1e9)
         self._images = _listed(folder / "rgb.txt")
         self._stamps = [stamp for stamp, _ in self._images]
-        self._depths = _listed(folder / "depth.txt") if (folder / "depth.txt").exists() else []
-        self._path = poses.Path()
-        if (folder / "groundtruth.txt").exists():
-            for stamp, T in read_trajectory(folder / "groundtruth.txt"):
-                self._path.add(stamp, T)
+        if not self._images:
+            raise SourceError(f"{folder / 'rgb.txt'} has no line with a stamp and a file name")
 
     @property
     def stamps(self) -> Sequence[int]:
@@ -59,27 +63,60 @@ class TumSource(DataSet):
 
     def truth(self, index: int) -> Truth:
         stamp, _ = self._images[index]
-        return Truth(self._true_depth(stamp), self._path.at(stamp))
+        return Truth.of(depth=lambda: self._true_depth(stamp), pose=lambda: self._path.at(stamp))
 
-    def _true_depth(self, stamp: int) -> np.ndarray | None:
+    @cached_property
+    def _depths(self) -> list[tuple[int, str]]:
+        path = self._folder / "depth.txt"
+        return _listed(path) if path.exists() else []
+
+    @cached_property
+    def _path(self) -> poses.Path:
+        path = self._folder / "groundtruth.txt"
+        found, left_out = poses.Path(path.name, self._max_gap_ns), Counter[str]()
+        for stamp, T in read_trajectory(path, left_out) if path.exists() else ():
+            found.add(stamp, T)
+        found.leave_out(left_out)
+        return found
+
+    def _true_depth(self, stamp: int) -> np.ndarray | str:
         index = nearest([at for at, _ in self._depths], stamp)
         if index is None:
-            return None
-        return read_truth(self._folder / self._depths[index][1], DEPTH_SCALE)
+            return "depth.txt has no image within 20 ms"
+        return read_depth(self._folder / self._depths[index][1], DEPTH_SCALE)
 
 
-def read_trajectory(path: Path) -> list[tuple[int, np.ndarray]]:
-    """Stamp in nanoseconds and T_world_camera [4, 4] of each line stamp tx ty tz qx qy qz qw. Raises SourceError."""
+def read_trajectory(path: Path, left_out: Counter[str] | None = None) -> list[tuple[int, np.ndarray]]:
+    """Stamp in nanoseconds and T_world_camera [4, 4] of each line stamp tx ty tz qx qy qz qw; commas may be between.
+
+    ``left_out`` gets why other lines are none, and how many. Raises SourceError.
+    """
     trajectory = []
-    for number, words in _lines(path):
+    for line in _lines(path):
+        words = line.replace(",", " ").split()
         try:
-            stamp, (x, y, z, *quaternion) = nanoseconds(words[0]), map(float, words[1:8])
-            T = np.eye(4)
-            T[:3, :3], T[:3, 3] = Rotation.from_quat(quaternion).as_matrix(), (x, y, z)
+            trajectory.append((nanoseconds(words[0]), _pose([float(word) for word in words[1:8]])))
         except (ValueError, ArithmeticError) as error:
-            raise SourceError(f"{path}:{number} is no line of stamp tx ty tz qx qy qz qw: {error}") from error
-        trajectory.append((stamp, T))
+            if left_out is not None:
+                left_out[str(error) if isinstance(error, _Unusable) else "no line of stamp and seven numbers"] += 1
     return trajectory
+
+
+class _Unusable(ValueError):
+    """Seven numbers that are no pose."""
+
+
+def _pose(numbers: Sequence[float]) -> np.ndarray:
+    """T [4, 4] from tx ty tz qx qy qz qw. Raises ValueError."""
+    if len(numbers) != 7:
+        raise ValueError
+    if not np.isfinite(numbers).all():
+        raise _Unusable("NaN or infinity")
+    if not any(numbers[3:]):
+        raise _Unusable("a quaternion of zeros")
+    T = np.eye(4)
+    T[:3, :3], T[:3, 3] = Rotation.from_quat(numbers[3:]).as_matrix(), numbers[:3]
+    return T
 
 
 def trajectory_text(poses: Iterable[tuple[int, np.ndarray]]) -> str:
@@ -92,14 +129,19 @@ def trajectory_text(poses: Iterable[tuple[int, np.ndarray]]) -> str:
 
 
 def _listed(path: Path) -> list[tuple[int, str]]:
-    """Stamp in nanoseconds and file name of each line, in the order of stamps. Raises SourceError."""
-    try:
-        return sorted((nanoseconds(stamp), name) for _, (stamp, name, *_) in _lines(path))
-    except (ValueError, ArithmeticError) as error:
-        raise SourceError(f"{path} is no list of stamps and file names: {error}") from error
+    """Stamp in nanoseconds and file name of each line that has them, in the order of stamps. Raises SourceError."""
+    found, left_out = [], []
+    for line in _lines(path):
+        try:
+            stamp, name, *_ = line.split() if len(line.split()) > 1 else line.split(",")
+            found.append((nanoseconds(stamp), name))
+        except (ValueError, ArithmeticError):
+            left_out.append(line)
+    if left_out:
+        log.warning("%s: %d lines are left out, the first is %.80r", path, len(left_out), left_out[0])
+    return sorted(found)
 
 
-def _lines(path: Path) -> list[tuple[int, list[str]]]:
-    """Number and words of all lines but comments."""
-    lines = enumerate(path.read_text().splitlines(), 1)
-    return [(number, line.split()) for number, line in lines if line.strip() and not line.startswith("#")]
+def _lines(path: Path) -> list[str]:
+    """All lines but comments. Raises SourceError."""
+    return [line for line in read_text(path).splitlines() if line.strip() and not line.startswith("#")]

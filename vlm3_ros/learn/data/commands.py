@@ -40,7 +40,7 @@ def _build(arguments: Namespace) -> int:
             sources[0] if len(sources) == 1 else Several(sources), _amounts(arguments, config), arguments.seed
         )
         build(plan, arguments.out, arguments.workers, _Told(things="shards"))
-    except (ConfigError, SourceError, DataError) as error:
+    except (ConfigError, SourceError, DataError, OSError) as error:
         return _failed("build", error)
     print(f"{len(DataSet(arguments.out))} samples in {arguments.out}: `vlm3 data show {arguments.out}` shows them")
     return 0

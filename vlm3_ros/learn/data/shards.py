@@ -13,8 +13,10 @@ import gzip
 import io
 import json
 import tarfile
+import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate
@@ -24,6 +26,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from vlm3_ros import image_files
 from vlm3_ros.learn.data.sample import Exchange, Facts, Sample
 from vlm3_ros.vlm import Picture
 
@@ -31,6 +34,8 @@ JPEG_QUALITY = 95
 MANIFEST = "manifest.json"
 OF_SIZE = {"objects", "pose"}  # tasks whose answers are right at one size of a picture only
 FORMAT = 3  # of what is written; 1 asked for all names in one question, 2 also for those of which too little shows
+
+FAULTS = (EOFError, LookupError, OSError, RecursionError, TypeError, ValueError, tarfile.TarError, zlib.error)
 
 
 class DataError(Exception):
@@ -98,7 +103,7 @@ class DataSet:
                 raise DataError(f"{folder} was made by another version of `vlm3 data build`: build it again")
             self._records = [(shard, record) for shard in shards for record in self._described(shard)]
             self._ends = list(accumulate(record["samples"] for _, record in self._records))
-        except (OSError, ValueError, KeyError) as error:
+        except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
             raise DataError(f"{folder} is no training data made by `vlm3 data build`: {error}") from error
 
     def __len__(self) -> int:
@@ -157,7 +162,12 @@ class DataSet:
     def _described(self, shard: _Shard) -> list[dict[str, Any]]:
         """What the manifest says of each record of a shard."""
         shard.path.stat()  # a shard that is missing is missed now, not in the middle of a training
-        return self.manifest["records"][shard.path.name]
+        records = self.manifest["records"][shard.path.name]
+        for record in records:
+            kinds = {"key": str, "samples": int, "scene": str, "tasks": list, "pictures": list}
+            if wrong := [name for name, kind in kinds.items() if not isinstance(record[name], kind)]:
+                raise ValueError(f"{', '.join(wrong)} of a record of {shard.path.name} in the manifest")
+        return records
 
 
 def _images(pictures: list[list[Any]]) -> list[int]:
@@ -172,22 +182,37 @@ class _Shard:
         self.path = path
 
     def sample(self, record: str, index: int) -> Sample:
-        entry = self._record(record)[index]
-        return Sample(
-            entry["key"],
-            entry["scene"],
-            tuple(Picture(self._image(f"{record}.{i}.jpg"), (w, h)) for i, (w, h) in entry["pictures"]),
-            self.exchanges(record, index),
-        )
+        with self._said():
+            entry = self._record(record)[index]
+            return Sample(
+                entry["key"],
+                entry["scene"],
+                tuple(Picture(self._image(f"{record}.{i}.jpg"), (w, h)) for i, (w, h) in entry["pictures"]),
+                self.exchanges(record, index),
+            )
 
     def exchanges(self, record: str, index: int) -> tuple[Exchange, ...]:
-        return tuple(Exchange(*exchange) for exchange in self._record(record)[index]["exchanges"])
+        with self._said():
+            return tuple(Exchange(*exchange) for exchange in self._record(record)[index]["exchanges"])
 
     def facts(self, record: str, index: int) -> Facts:
-        pictures = self._record(record)[index]["pictures"]
-        together = self._about(record, pictures) if len(pictures) > 1 else ()
-        alone = tuple(self._about(record, [picture]) for picture in pictures)
-        return Facts(alone, tuple(self._scale(record, picture) for picture in pictures), together)
+        with self._said():
+            pictures = self._record(record)[index]["pictures"]
+            together = self._about(record, pictures) if len(pictures) > 1 else ()
+            alone = tuple(self._about(record, [picture]) for picture in pictures)
+            return Facts(alone, tuple(self._scale(record, picture) for picture in pictures), together)
+
+    @contextmanager
+    def _said(self) -> Iterator[None]:
+        """What a damaged file leads to, as a DataError."""
+        try:
+            yield
+        except DataError:
+            raise
+        except FAULTS as error:
+            raise DataError(
+                f"{self.path} is damaged ({type(error).__name__}: {error}): build the data set again"
+            ) from error
 
     def _about(self, record: str, pictures: list[list[Any]]) -> tuple[Exchange, ...]:
         """What samples that show just the images of these pictures ask."""
@@ -216,10 +241,7 @@ class _Shard:
             return {entry.name: (entry.offset_data, entry.size) for entry in tar}
 
     def _image(self, name: str) -> np.ndarray:
-        image = cv2.imdecode(np.frombuffer(self._read(name), np.uint8), cv2.IMREAD_COLOR)
-        if image is None:
-            raise DataError(f"{name} in {self.path} is no image: build this shard again")
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        return cv2.cvtColor(image_files.pixels(self._read(name)), cv2.COLOR_BGR2RGB)
 
     def _read(self, name: str) -> bytes:
         offset, size = self._members[name]

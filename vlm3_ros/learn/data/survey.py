@@ -142,7 +142,8 @@ def _sketches(source: Source, rules: Rules, left_out: Counter[str], told: Callab
         if isinstance(depth, str):
             left_out[depth] += 1
         elif depth is None and truth.T_world_camera is None:
-            left_out[BARE] += 1
+            why = "; ".join(f"{what}: {why}" for what, why in truth.unknown.items() if what != "boxes")
+            left_out[f"{BARE} ({why})"] += 1
         else:
             camera = frame.camera.resized(COLUMNS, max(2, round(frame.camera.height * COLUMNS / frame.camera.width)))
             if depth is not None:
