@@ -217,6 +217,27 @@ def test_model_that_fails_for_one_task_costs_no_other(errors, failed):
         assert first not in map(stamp, depth)
 
 
+def test_model_that_has_lost_its_device_is_not_asked_again_and_that_is_said():
+    with live({"node.tasks": ["depth"]}) as running:
+        peer = running.peer
+        running.wall.raises += [RuntimeError("CUDA error: an illegal memory access was encountered")]
+        depth = peer.listen(Image, "depth/image")
+        outputs = running.node._perceiver.outputs[""]
+        peer.until(lambda: outputs.tasks() == {"depth"}, "the subscription")
+        images, infos = peer.connected(Image, "image"), peer.connected(CameraInfo, "camera_info")
+        infos.publish(info())
+        for frames in (1, 2):
+            peer.until_sent(
+                lambda: images.publish(image(peer.next_stamp())),
+                lambda frames=frames: peer.count("failed") >= frames,
+                "a failed frame",
+            )
+        peer.logged("frame failed", "illegal memory access", "start it again")
+        peer.diagnosed("start it again", level=DiagnosticStatus.ERROR)
+        assert running.wall.in_hand == 1
+        assert not depth
+
+
 def test_camera_that_stops():
     with live({"node.camera_timeout_s": 0.5}) as running:
         peer = running.peer

@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import checkpoints
 import numpy as np
@@ -177,3 +178,85 @@ def test_depth_and_object_questions_run_the_vision_tower_once(tmp_path):
         frame.look("objects", PICTURES[:1]).ask([about_objects])
     assert runs == [1]
     models.close()
+
+
+class Failing(Memory):
+    """Fails with what is in ``raises`` where ``at`` says, and counts what it is asked for."""
+
+    def __init__(self, at, raises):
+        super().__init__()
+        self.at, self.raises, self.tried = at, raises, 0
+
+    def fail(self, at):
+        if at == self.at:
+            self.tried += 1
+            raise self.raises
+
+    def image_scale(self, name):
+        self.fail("scale")
+        return 1.0
+
+    def memory_bytes(self, name):
+        self.fail("size")
+        return 4_000_000_000
+
+    def open(self, name):
+        self.fail("open")
+        model = super().open(name)
+        ask, look = model.ask, model.look
+        model.ask = lambda *questions: self.fail("ask") or ask(*questions)
+        model.look = lambda pictures: self.fail("look") or look(pictures)
+        return model
+
+
+FAULTS = [
+    RuntimeError("CUDA error: an illegal memory access was encountered"),
+    MemoryError(),
+    RecursionError("maximum recursion depth exceeded"),
+    OverflowError("math range error"),
+    TypeError("'NoneType' object is not iterable"),
+    StopIteration(),
+]
+
+
+@pytest.mark.parametrize("at", ["scale", "size", "open", "look", "ask"])
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+def test_whatever_a_model_raises_is_a_model_error(at, fault):
+    with Models(TASKS, Failing(at, fault)).frame() as frame:
+        view = frame.look("depth", PICTURES)
+        ask = partial(frame.image_scale, "depth") if at == "scale" else partial(view.ask, QUESTIONS)
+        with pytest.raises(ModelError, match=f"A failed: {type(fault).__name__}"):
+            ask()
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_what_ends_the_process_ends_it(stop):
+    with Models(TASKS, Failing("ask", stop())).frame() as frame, pytest.raises(stop):
+        frame.look("depth", PICTURES).ask(QUESTIONS)
+
+
+@pytest.mark.parametrize(("fault", "said", "tries"), [(FAULTS[0], "start it again", 1), (FAULTS[1], "A failed", 3)])
+def test_a_model_that_has_lost_its_device_is_not_asked_again(fault, said, tries):
+    source = Failing("ask", fault)
+    models = Models(TASKS, source)
+    for _ in range(3):
+        with (
+            models.frame() as frame,
+            pytest.raises(ModelError, match=r"A failed.*" if tries > 1 else "start it again"),
+        ):
+            frame.look("depth", PICTURES).ask(QUESTIONS)
+    assert source.tried == tries
+
+
+def test_loading_in_vain_is_not_tried_again_at_once(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("vlm3_ros.vlm.models.time.monotonic", lambda: now[0])
+    source = Failing("open", ModelError("no memory"))
+    fail = source.fail
+    source.fail = lambda at: now.__setitem__(0, now[0] + (10.0 if at == "open" else 0.0)) or fail(at)
+    models = Models(TASKS, source)
+    for wait, tried in ((0.0, 1), (80.0, 1), (20.0, 2)):
+        now[0] += wait
+        with models.frame() as frame, pytest.raises(ModelError, match="no memory"):
+            frame.look("depth", PICTURES).ask(QUESTIONS)
+        assert source.tried == tried

@@ -1,5 +1,7 @@
 """Which model answers which task: shared, loaded when needed, unloaded when memory runs short.
 
+Whatever a model raises leaves here as a ModelError, so that a fault of the model is never taken for one of the frame.
+
 One thread owns a `Models` and everything it hands out: the node's worker. Nothing here takes a lock, and a model's
 kernels run in the order in which that thread asks.
 """
@@ -7,10 +9,12 @@ kernels run in the order in which that thread asks.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from vlm3_ros.tasks import Question
 from vlm3_ros.vlm.cancel import Cancel
@@ -18,7 +22,12 @@ from vlm3_ros.vlm.interface import VLM, Answer, ModelError, Picture, View
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 GB = 1e9
+LONGEST = 8000  # characters of a question: about ten times the longest of the protocol
+PAUSE = 9.0  # of the time that a vain attempt to load took, before the next: a tenth of the time at most is lost so
+DEVICE_LOST = ("CUDA error", "cuBLAS error", "cuDNN error")  # no call works in this process after such an error
 
 
 class Source(Protocol):
@@ -69,6 +78,7 @@ class Models:
         self._scales: dict[str, float] = {}
         self._loaded: dict[str, VLM] = {}  # the least recently used first
         self._views: dict[tuple[str, tuple[Picture, ...]], tuple[View, ExitStack]] = {}
+        self._given_up: dict[str, tuple[float, str]] = {}  # until when (monotonic), and why
         self._status = {
             name: ModelStatus(name, tuple(task for task, of in self._names.items() if of == name))
             for name in self._names.values()
@@ -104,7 +114,7 @@ class Models:
 
     def _image_scale(self, name: str) -> float:
         if name not in self._scales:
-            self._scales[name] = self._source.image_scale(name)
+            self._scales[name] = self._guarded(name, self._source.image_scale, name)
         return self._scales[name]
 
     def _view(self, name: str, pictures: tuple[Picture, ...]) -> View:
@@ -114,9 +124,35 @@ class Models:
         self.cancel.check()
         if (name, pictures) not in self._views:
             stack = ExitStack()
-            self._views[name, pictures] = (stack.enter_context(model.look(pictures)), stack)
+            view = self._guarded(name, lambda: stack.enter_context(model.look(pictures)))
+            self._views[name, pictures] = (view, stack)
             self._status[name].looks += 1
         return self._views[name, pictures][0]
+
+    def _answers(
+        self, name: str, pictures: tuple[Picture, ...], questions: Sequence[Question], budget_s: float | None
+    ) -> list[Answer | None]:
+        if long := next((question.text for question in questions if len(question.text) > LONGEST), None):
+            raise ModelError(f"a question has {len(long)} characters, {LONGEST} at most are asked: {long[:60]!r}…")
+        view = self._view(name, pictures)
+        answers = self._guarded(name, view.ask, questions, budget_s)
+        self._count(name, answers)
+        return answers
+
+    def _guarded(self, name: str, do: Callable[..., T], *arguments: Any) -> T:
+        """What a model does; what it raises becomes a ModelError. One that has lost its device is not asked again."""
+        try:
+            return do(*arguments)
+        except ModelError:
+            raise
+        except Exception as error:
+            log.debug("%s", name, exc_info=error)
+            text = f"{name} failed: {type(error).__name__}: {' '.join(str(error).split())[:500]}"
+            if not any(sign in str(error) for sign in DEVICE_LOST):
+                raise ModelError(text) from error
+            text += ". After that this process cannot use the device any more: start it again"
+            self._given_up[name] = (math.inf, text)
+            raise ModelError(text) from error
 
     def _count(self, name: str, answers: Sequence[Answer | None]) -> None:
         given = [answer for answer in answers if answer is not None]
@@ -124,10 +160,24 @@ class Models:
         self._status[name].tokens += sum(answer.tokens for answer in given)
 
     def _model(self, name: str) -> VLM:
+        until, reason = self._given_up.get(name, (-math.inf, ""))
+        if time.monotonic() < until:
+            raise ModelError(reason)
         if name not in self._loaded:
-            self._load(name)
+            self._try_to_load(name)
         self._loaded[name] = self._loaded.pop(name)  # now the most recently used
         return self._loaded[name]
+
+    def _try_to_load(self, name: str) -> None:
+        """Load a model, or do not try again for some time."""
+        self._given_up.pop(name, None)
+        start = time.monotonic()
+        try:
+            self._guarded(name, self._load, name)
+        except ModelError as error:
+            now = time.monotonic()
+            self._given_up.setdefault(name, (now + PAUSE * (now - start), str(error)))
+            raise
 
     def _load(self, name: str) -> None:
         needed = self._source.memory_bytes(name)
@@ -151,12 +201,15 @@ class Models:
     def _unload(self, name: str) -> None:
         log.info("unloading %s", name)
         self._close_views(name)
-        self._loaded.pop(name).close()
+        try:
+            self._loaded.pop(name).close()
+        except Exception as error:  # of a device that is lost: there is nothing left to give back
+            log.warning("unloading %s: %s", name, error)
         self._status[name].loaded, self._status[name].memory_bytes = False, 0
 
     def _close_views(self, name: str) -> None:
         for key in [key for key in self._views if key[0] == name]:
-            self._views.pop(key)[1].close()
+            self._guarded(name, self._views.pop(key)[1].close)
 
 
 class Looks:
@@ -183,6 +236,4 @@ class _FrameView:
         self._models, self._name, self._pictures = models, name, pictures
 
     def ask(self, questions: Sequence[Question], budget_s: float | None = None) -> list[Answer | None]:
-        answers = self._models._view(self._name, self._pictures).ask(questions, budget_s)
-        self._models._count(self._name, answers)
-        return answers
+        return self._models._answers(self._name, self._pictures, questions, budget_s)
