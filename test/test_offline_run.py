@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from collections import defaultdict
 from dataclasses import asdict
@@ -23,6 +24,8 @@ from vlm3_ros.config import ConfigError
 from vlm3_ros.offline import run
 from vlm3_ros.offline.progress import line
 from vlm3_ros.offline.settings import read_config, to_yaml
+from vlm3_ros.perception import Perception
+from vlm3_ros.vlm import Answer
 
 START = 1000 * SECOND
 STAMPS = [START + i * SECOND // 10 for i in range(6)]
@@ -92,22 +95,64 @@ def test_every_frame_gives_every_output(bag, tmp_path, request):
         assert depth.header.frame_id == "camera"
 
 
-def test_a_frame_that_cannot_be_perceived_is_left_out_and_the_others_are_not(bag, tmp_path, request, caplog):
-    double = doubles.shared(request.node.name)
-    look, looks = double.look, []
+def failing_frames(monkeypatch: pytest.MonkeyPatch, *frames: int) -> None:
+    """Let the pipeline fail in these of the frames that it is given."""
+    perceive, seen = Perception.perceive, []
 
-    def failing(pictures: Any) -> Any:
-        looks.append(pictures)
-        if len(looks) == 1:
+    def failing(self: Perception, *arguments: Any) -> Any:
+        seen.append(1)
+        if len(seen) - 1 in frames:
             raise ValueError("a picture like none before")
-        return look(pictures)
+        return perceive(self, *arguments)
 
-    double.look = failing  # type: ignore[method-assign]
+    monkeypatch.setattr(Perception, "perceive", failing)
+
+
+@pytest.mark.parametrize("frames", [(0,), (3,), (0, 1, 2, 3), (1, 2, 3, 4, 5)])
+def test_frames_that_cannot_be_perceived_are_left_out_and_the_others_are_not(
+    bag, tmp_path, request, caplog, monkeypatch, frames
+):
+    failing_frames(monkeypatch, *frames)
     assert vlm3("run", bag, "--out", tmp_path / "out", *settings(request.node.name)) == 0
     with (tmp_path / "out" / "frames.csv").open() as file:
         errors = [row["error"] for row in csv.DictReader(file)]
-    assert errors == ["ValueError: a picture like none before", *[""] * (len(STAMPS) - 1)]
-    assert "frame 0 is left out: ValueError" in caplog.text
+    assert errors == ["ValueError: a picture like none before" if i in frames else "" for i in range(len(STAMPS))]
+    assert f"frame {frames[0]} is left out: ValueError" in caplog.text
+
+
+def test_where_every_frame_ends_in_a_fault_nothing_is_finished(bag, tmp_path, request, capsys, monkeypatch):
+    command = ("run", bag, "--out", tmp_path / "out", *settings(request.node.name))
+    with monkeypatch.context() as patch:
+        failing_frames(patch, *range(len(STAMPS)))
+        assert vlm3(*command) == 1
+    assert "5 frames in a row because: ValueError: a picture like none before" in (said := capsys.readouterr().err)
+    assert "kept" not in said
+    assert vlm3(*command) == 0
+    assert "6 of 6 frames" in capsys.readouterr().out
+
+
+def test_answers_without_a_value_are_said_and_no_success(bag, tmp_path, request, capsys):
+    wall = doubles.shared(request.node.name)
+    wall.blind = True
+    command = ("run", bag, "--out", tmp_path / "out", *settings(request.node.name))
+    for _ in range(2):  # a finished run as well
+        assert vlm3(*command) == 1
+        said = capsys.readouterr()
+        assert "6 of 6 frames perceived" in said.out
+        assert re.search(r"\d+ of \d+ answers gave no value \(\d+ unparsed\), such as 'I cannot tell.'", said.err)
+        assert "nothing that was asked has a value" in said.err
+
+
+def test_some_answers_without_a_value_are_said(bag, tmp_path, request, capsys):
+    wall = doubles.shared(request.node.name)
+    answer = wall.answer
+    wall.answer = lambda view, questions: [  # type: ignore[method-assign]
+        Answer("I see " + 200 * "nothing ", 0.5) if i == 0 else given
+        for i, given in enumerate(answer(view, questions))
+    ]
+    assert vlm3("run", bag, "--out", tmp_path / "out", *settings(request.node.name)) == 0
+    said = capsys.readouterr().err
+    assert re.search(r"\d+ of \d+ answers gave no value \(.*unparsed.*\), such as 'I see nothing .{0,160}…'", said)
 
 
 def test_depth_that_a_png_cannot_hold_is_unknown_in_it(tmp_path):

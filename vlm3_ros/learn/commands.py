@@ -14,6 +14,7 @@ from ruamel.yaml.error import YAMLError
 from vlm3_ros.config import ConfigError
 from vlm3_ros.learn.data.shards import DataError
 from vlm3_ros.learn.recipe import FILE, Recipe, read_recipe
+from vlm3_ros.offline.disk import trouble
 from vlm3_ros.vlm import ModelError
 
 
@@ -30,6 +31,8 @@ def train(arguments: Namespace) -> int:
         print(f"The checkpoint is {run(recipe, out)}")
     except (ConfigError, DataError, ModelError) as error:
         return _failed("train", error)
+    except Exception as error:
+        return _unwritten("train", error, out, goes_on=True)
     return 0
 
 
@@ -42,6 +45,8 @@ def merge(arguments: Namespace) -> int:
         merged(recipe, arguments.folder, arguments.out)
     except (ConfigError, ModelError) as error:
         return _failed("merge", error)
+    except Exception as error:
+        return _unwritten("merge", error, arguments.out)
     print(f"The checkpoint is {arguments.out}")
     return 0
 
@@ -54,6 +59,8 @@ def average(arguments: Namespace) -> int:
         write(arguments.checkpoints, arguments.out)
     except ModelError as error:
         return _failed("average", error)
+    except Exception as error:
+        return _unwritten("average", error, arguments.out)
     print(f"The checkpoint is {arguments.out}")
     return 0
 
@@ -76,6 +83,13 @@ def _refuse_another(recipe: Recipe, out: Path) -> None:
     """Raise ConfigError where a folder holds the results of another recipe, which are not gone on with."""
     if (out / FILE).exists() and read_recipe(out / FILE, {}) != recipe:
         raise ConfigError(f"{out} holds the run of another recipe: choose another folder, or remove it")
+
+
+def _unwritten(command: str, error: Exception, out: Path, goes_on: bool = False) -> int:
+    """Say that a disk is full or may not be written to. Raises an error that is about something else."""
+    if (said := trouble(error, out, goes_on)) is None:
+        raise error
+    return _failed(command, said)
 
 
 def _failed(command: str, error: object) -> int:

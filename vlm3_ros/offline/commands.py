@@ -13,7 +13,7 @@ from typing import Any
 
 from vlm3_ros.config import CameraConfig, Config, ConfigError
 from vlm3_ros.offline import calibrate as calibration
-from vlm3_ros.offline import published, scale, settings
+from vlm3_ros.offline import disk, published, scale, settings
 from vlm3_ros.offline.benchmark import AS_PUBLISHED, TASKS, Benchmark
 from vlm3_ros.offline.compare import Comparison
 from vlm3_ros.offline.evaluate import measure, table
@@ -24,7 +24,7 @@ from vlm3_ros.offline.moments import Moments
 from vlm3_ros.offline.opening import full_name, open_source
 from vlm3_ros.offline.results import RunError, read_description, write_json
 from vlm3_ros.offline.sources import Choices, SourceError, nearest
-from vlm3_ros.tasks import describe
+from vlm3_ros.tasks import Reason, describe
 from vlm3_ros.vlm import ModelError
 from vlm3_ros.vlm.factory import models_for
 
@@ -35,11 +35,12 @@ def main(arguments: Namespace) -> int:
     try:
         return COMMANDS[arguments.command](arguments)
     except (ConfigError, ModelError, OSError, RunError, SourceError) as error:
-        return _failed(arguments.command, error)
+        out = getattr(arguments, "out", None) or getattr(arguments, "folder", None)
+        return _failed(arguments.command, (out and disk.trouble(error, out)) or error)
 
 
 def _run(arguments: Namespace) -> int:
-    """Perceive recordings; returns 0 if anything was perceived of each."""
+    """Perceive recordings; returns 0 if anything was perceived of each, and any answer had a value."""
     config = settings.read_config(arguments.config, arguments.set, model=arguments.model)
     jobs = jobs_for(arguments.source, arguments.out, Choices(**given(arguments)), arguments.depth_png)
     outcomes, statuses = [], []
@@ -170,7 +171,15 @@ def _summary(outcome: Outcome, jobs: int) -> int:
         print(
             f"{outcome.lost} of {total} could not be used, the first because: {outcome.first_error}", file=sys.stderr
         )
-    return 0 if outcome.perceived else 1
+    if outcome.refused:
+        refused = {Reason(name): count for name, count in outcome.refused.items()}
+        print(describe(outcome.asked, refused, outcome.example), file=sys.stderr)
+    if not outcome.has_value:
+        print(
+            "nothing that was asked has a value: is this the right checkpoint, and its download whole?",
+            file=sys.stderr,
+        )
+    return 0 if outcome.perceived and outcome.has_value else 1
 
 
 def given(arguments: Namespace) -> dict[str, Any]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from vlm3_ros.config import Config
-from vlm3_ros.offline import settings
+from vlm3_ros.offline import disk, settings
 from vlm3_ros.offline.opening import full_name, open_source
 from vlm3_ros.offline.results import Results, RunError, write_whole
 from vlm3_ros.offline.run import Run, output_topics
@@ -48,6 +48,10 @@ class Outcome:
     lost: int = 0
     first_error: str = ""  # of the lost ones
     failure: str = ""  # why the job could not be done to its end
+    asked: int = 0  # questions
+    refused: Mapping[str, int] = field(default_factory=dict)  # answers without a value, by reason
+    example: str = ""  # one of them
+    has_value: bool = True  # anything that was asked
 
 
 class Worker:
@@ -58,6 +62,7 @@ class Worker:
 
     def perceive(self, job: Job) -> Outcome:
         """Begin a job, or go on with it. What is the matter with it, its source or a model is in the outcome."""
+        results: Results | None = None
         try:
             source = open_source(job.source, job.choices, self._config.camera)
             topics = output_topics(self._config)
@@ -65,12 +70,21 @@ class Worker:
                 if not results.finished:
                     write_whole(job.out / "config.yaml", settings.to_yaml(self._config).encode())
                     Run(source, self._config, self._models, results, job.depth_png)()
-        except (SourceError, RunError) as error:
-            return Outcome(job.out, failure=str(error))
-        except (ModelError, OSError) as error:
-            kept = "What was perceived is kept: the same command goes on with the next frame."
-            return Outcome(job.out, failure=f"{error}\n{kept}")
-        return Outcome(job.out, results.perceived, results.lost, results.first_error)
+        except (SourceError, RunError, ModelError, OSError) as error:
+            failure = disk.trouble(error, job.out) or str(error)
+            if results is not None and results.perceived + results.lost:
+                failure += "\nWhat was perceived is kept: the same command goes on with the next frame."
+            return Outcome(job.out, failure=failure)
+        return Outcome(
+            job.out,
+            results.perceived,
+            results.lost,
+            results.first_error,
+            asked=results.asked,
+            refused=dict(results.refused),
+            example=results.example,
+            has_value=results.has_value,
+        )
 
     def close(self) -> None:
         """Give back the models."""

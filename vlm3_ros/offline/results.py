@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from io import StringIO
@@ -48,6 +49,8 @@ class Record:
     pose: list[list[float]] | None = None  # [4, 4] odom ← camera
     asked: int = 0  # questions
     refused: dict[str, int] = field(default_factory=dict)  # answers without a value, by reason
+    example: str = ""  # the beginning of one of them
+    has_value: bool = True  # something that was asked
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
 
 
@@ -74,6 +77,8 @@ class Results:
             raise RunError(f"{folder} cannot be written to ({error}): choose another --out") from error
         self.perceived = self.lost = 0  # frames
         self.first_error = ""
+        self.asked, self.refused, self.example = 0, Counter[str](), ""  # as of a Record, of all frames
+        self.has_value = False  # something of any frame
         self.state = State()
         self._file = self.bag / "bag.mcap"
         if not self.finished:
@@ -130,6 +135,10 @@ class Results:
             self.lost += 1
         else:
             self.perceived += 1
+            self.has_value |= record.has_value
+        self.asked += record.asked
+        self.refused.update(record.refused)
+        self.example = self.example or record.example
 
     def _bag_metadata(self) -> str:
         """metadata.yaml of rosbag2, version 9."""

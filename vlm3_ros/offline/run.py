@@ -14,19 +14,21 @@ from vlm3_ros.config import Config
 from vlm3_ros.geometry.frames import BODY_OPTICAL, bare, in_odom
 from vlm3_ros.geometry.motion import Odometry, Pose
 from vlm3_ros.offline.progress import Progress
-from vlm3_ros.offline.results import Record, Results, State, write_whole
+from vlm3_ros.offline.results import Record, Results, RunError, State, write_whole
 from vlm3_ros.offline.sources import FrameError, Source
 from vlm3_ros.offline.types import new, typestore
 from vlm3_ros.packing import TOPICS, Packer
 from vlm3_ros.perception import Perception, Scene
 from vlm3_ros.perception.pipeline import Memory
 from vlm3_ros.perception.pose import Track
+from vlm3_ros.tasks.answers import EXAMPLE
 from vlm3_ros.vlm import ModelError
 from vlm3_ros.vlm.models import Models
 
 log = logging.getLogger(__name__)
 
 PACKER = Packer(new)
+FAULTS = 5  # equal ones in a row, before anything was perceived, are not the frames' own
 
 
 def output_topics(config: Config) -> dict[str, str]:
@@ -44,31 +46,62 @@ class Run:
         self._source, self._config, self._results = source, config, results
         self._depth_png = results.folder / "depth" if depth_png else None
         self._said: set[str] = set()
+        self._doubtful: list[tuple[Record, State]] = []  # first frames, if they ended in faults of this program
         self._perception = Perception(config, models)
         base = config.pose.base_frame
         self._T_base_camera = source.mount(base) if base else None
 
     def __call__(self) -> None:
-        """Perceive all frames that are not done yet, and complete the bag. Raises ModelError."""
+        """Perceive all frames that are not done yet, and complete the bag.
+
+        Raises ModelError, and RunError where faults of this program let nothing be perceived; the frames that ended
+        in them are not written then, and the same command tries them again.
+        """
         done, total = self._results.perceived + self._results.lost, len(self._source.stamps)
         self._resume(self._results.state)
         with Progress(done, total, self._results.folder.name) as progress:
             for index in range(done, total):
-                record, messages = self._perceived(index)
-                self._results.add(record, messages, self._state())
+                self._frame(index)
                 progress(index + 1)
+        if self._doubtful:
+            raise RunError(f"nothing could be perceived, the first because: {self._doubtful[0][0].error}")
         self._results.finish()
+
+    def _frame(self, index: int) -> None:
+        """Perceive a frame and keep what it gave, or why it gave nothing: it must not stop the others.
+
+        Faults of this program wait until a perceived frame shows that they come from some frames only.
+        """
+        try:
+            record, messages = self._perceived(index)
+        except ModelError:
+            raise
+        except FrameError as error:
+            record, messages = self._left_out(index, str(error)), {}
+            is_doubtful = bool(self._doubtful)  # frames are kept in their order
+        except Exception as error:
+            record, messages = self._left_out(index, f"{type(error).__name__}: {error}", error), {}
+            is_doubtful = not self._results.perceived
+        else:
+            is_doubtful = False
+        if is_doubtful:
+            self._doubt(record)
+            return
+        for waiting, state in self._doubtful:
+            self._results.add(waiting, {}, state)
+        self._doubtful.clear()
+        self._results.add(record, messages, self._state())
+
+    def _doubt(self, record: Record) -> None:
+        self._doubtful.append((record, self._state()))
+        last = {waiting.error for waiting, _ in self._doubtful[-FAULTS:]}
+        if len(self._doubtful) >= FAULTS and len(last) == 1:
+            raise RunError(f"nothing could be perceived, {FAULTS} frames in a row because: {record.error}")
 
     def _perceived(self, index: int) -> tuple[Record, dict[str, memoryview]]:
         stamp = self._source.stamps[index]
-        try:
-            scene = self._perception.perceive(self._source.frame(index), self._config.node.tasks)
-        except FrameError as error:
-            return self._left_out(index, str(error)), {}
-        except ModelError:
-            raise
-        except Exception as error:  # as in the node: one bad frame must not stop the others
-            return self._left_out(index, f"{type(error).__name__}: {error}", error), {}
+        is_tracked = self._perception.memory("").track is not None  # a first pose is not asked
+        scene = self._perception.perceive(self._source.frame(index), self._config.node.tasks)
         pose = None if scene.pose is None else self._in_odom(scene.pose)
         if self._depth_png is not None and scene.depth is not None:
             _write_depth(self._depth_png / f"{stamp}.png", scene.depth.map.depth)
@@ -77,6 +110,8 @@ class Run:
             pose=None if pose is None else pose.T.tolist(),
             asked=scene.tally.asked,
             refused={reason.value: count for reason, count in scene.tally.refused.items()},
+            example=scene.tally.examples[0].text[: 2 * EXAMPLE] if scene.tally.examples else "",
+            has_value=not scene.tally.asked or _has_value(scene, is_tracked),
             seconds=dict(scene.tally.seconds),
         )
         return record, self._packed(scene, pose)
@@ -126,6 +161,14 @@ class Run:
 
     def _index(self, frame: Any) -> int | None:
         return None if frame is None else bisect_left(self._source.stamps, frame.stamp)
+
+
+def _has_value(scene: Scene, is_tracked: bool) -> bool:
+    """Whether anything that was asked about a frame is known: an empty list of objects is, NaN everywhere is not."""
+    numbers = [scene.depth.samples.z] if scene.depth else []
+    numbers += [scene.matches.pixels] if scene.matches else []
+    is_known = any(np.isfinite(values).any() for values in numbers)
+    return is_known or scene.objects is not None or (scene.pose is not None and is_tracked)
 
 
 def _serialized(message: Any) -> memoryview:

@@ -22,6 +22,7 @@ from vlm3_ros.ros.outputs import Outputs
 from vlm3_ros.ros.stream import Stream
 from vlm3_ros.ros.transforms import MountError, Transforms
 from vlm3_ros.srv import Ask
+from vlm3_ros.tasks import describe
 from vlm3_ros.vlm import Cancel, Cancelled, ModelError
 from vlm3_ros.vlm.factory import models_for
 
@@ -156,12 +157,8 @@ class Perceiver:
     def _say_refusals(self, name: str, scene: Scene) -> None:
         """One line a frame at most about answers without a value; all of them are in the diagnostics."""
         if scene.tally.refused:
-            counts = ", ".join(f"{count} {reason.value}" for reason, count in scene.tally.refused.items())
-            first = scene.tally.examples[0].text.replace("\n", " ")[:120]
-            self._occasionally.warn(
-                f"camera {name!r}: {scene.tally.asked} questions, no value in {counts}; such as {first!r}",
-                about=f"refusals {name}",
-            )
+            said = describe(scene.tally.asked, scene.tally.refused, scene.tally.examples[0].text)
+            self._occasionally.warn(f"camera {name!r}: {said}", about=f"refusals {name}")
 
 
 def _odom(camera: str, config: Config) -> str:

@@ -23,6 +23,7 @@ from vlm3_ros.learn.data.simulated import SimulatedRooms
 from vlm3_ros.learn.data.statistics import report
 from vlm3_ros.learn.data.survey import Rules
 from vlm3_ros.offline.commands import given
+from vlm3_ros.offline.disk import trouble
 from vlm3_ros.offline.progress import Progress
 from vlm3_ros.offline.settings import read_config
 from vlm3_ros.offline.sources import Choices, SourceError
@@ -42,6 +43,10 @@ def _build(arguments: Namespace) -> int:
         build(plan, arguments.out, arguments.workers, _Told(things="shards"))
     except (ConfigError, SourceError, DataError, OSError) as error:
         return _failed("build", error)
+    except OSError as error:
+        if (said := trouble(error, arguments.out, goes_on=True)) is None:
+            raise
+        return _failed("build", said)
     print(f"{len(DataSet(arguments.out))} samples in {arguments.out}: `vlm3 data show {arguments.out}` shows them")
     return 0
 
