@@ -109,7 +109,7 @@ class Work:
     def __init__(self, checkpoint: Checkpoint, machine: Machine):
         config = checkpoint.model.config
         self._text, self._vision, self._machine = config.text_config, config.vision_config, machine
-        self._linear = text_linear_parameters(checkpoint.info.config["text_config"])
+        self._linear = text_linear_parameters(checkpoint.info.text)
         self._linear_bytes = sum(
             p.numel() * p.element_size() for p in checkpoint.model.model.language_model.layers.parameters()
         )

@@ -163,6 +163,24 @@ def test_adapters_are_merged_into_the_weights(tmp_path, data, start):
     torch.testing.assert_close(after[frozen].float(), before[frozen], rtol=0.01, atol=1e-3)
 
 
+def test_qlora_of_any_width_is_measured_without_harm_and_merged(tmp_path):
+    """The bundled model's widths are no multiples of what bitsandbytes quantizes at a time."""
+    pytest.importorskip("bitsandbytes")
+    data = lessons.mixture(tmp_path / "data")
+    size = checkpoints.Size(hidden=96, layers=5, deepstack=(0,))
+    start = checkpoints.make(tmp_path / "odd", size)
+    config = json.loads((start / "config.json").read_text())
+    (start / "config.json").write_text(json.dumps({**config, "vlm3": {"image_scale": 0.25}}))
+    recipe = {**RECIPE, "model": str(start), "data": str(data), "method": "qlora", "rank": 4, "steps": 3}
+    measured = {**recipe, "measure_every": 1, "measured_looks": 1}
+    outs = [run(tmp_path, r, tmp_path / name) for name, r in (("plain", recipe), ("measured", measured))]
+    assert any("eval_depth_parsed" in entry for entry in history(outs[1]))
+    assert_allclose(losses(outs[1]), losses(outs[0]), rtol=1e-4)
+    merge = [sys.executable, "-m", "vlm3_ros.cli", "merge", str(outs[1]), "--out", str(tmp_path / "merged")]
+    subprocess.run(merge, check=True, timeout=300)
+    assert load(str(tmp_path / "merged"), "cpu").chat
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -1,11 +1,14 @@
 """Patches: the same as those of transformers' own image processor."""
 
+import json
+
 import checkpoints
 import numpy as np
 import pytest
 import torch
 
 from vlm3_ros.vlm import ModelError, Picture
+from vlm3_ros.vlm.checkpoint import CheckpointInfo
 from vlm3_ros.vlm.preprocess import PatchFormat, patchify
 
 CPU = torch.device("cpu")
@@ -81,13 +84,11 @@ def test_sizes_that_are_no_whole_tokens_are_refused(size):
 
 
 def test_the_format_is_read_from_the_old_and_the_new_file(tmp_path):
-    import json
-
-    vision = {"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
-    assert PatchFormat.of(tmp_path, vision).mean == (0.5, 0.5, 0.5)
+    info = CheckpointInfo("", tmp_path, {"vision_config": {"patch_size": 14}}, 0)
+    assert PatchFormat.of(info).mean == (0.5, 0.5, 0.5)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.4, 0.5, 0.6]}))
-    assert PatchFormat.of(tmp_path, vision).mean == (0.4, 0.5, 0.6)
-    assert PatchFormat.of(tmp_path, vision).token_px == 28
+    assert PatchFormat.of(info).mean == (0.4, 0.5, 0.6)
+    assert PatchFormat.of(info).token_px == 28
     (tmp_path / "preprocessor_config.json").unlink()
     (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": {"image_std": [1.0, 2.0, 3.0]}}))
-    assert PatchFormat.of(tmp_path, vision).std == (1.0, 2.0, 3.0)
+    assert PatchFormat.of(info).std == (1.0, 2.0, 3.0)

@@ -20,6 +20,7 @@ from vlm3_ros.learn.looks import SharedPrefix, answer_loss
 from vlm3_ros.learn.model import copy_processor
 from vlm3_ros.learn.recipe import Recipe
 from vlm3_ros.vlm.loading import Checkpoint, load
+from vlm3_ros.vlm.quantization import keep_unpacked
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class Student(nn.Module):
         self._recipe = recipe
         self.checkpoint = load(folder, str(device), PRECISIONS[recipe.method])
         torch.manual_seed(recipe.seed)  # adapters and help start at random
+        keep_unpacked(self.checkpoint.model, is_learning=True)
         self.model = self._trainable(self.checkpoint)
         self.run = SharedPrefix(self.checkpoint, recipe.recompute)
         helped = recipe.auxiliary or recipe.asked < 1.0

@@ -17,9 +17,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 
+import numpy as np
 import torch
 
 from vlm3_ros.tasks import Grammar, Question
+from vlm3_ros.tasks.answers import Words
 from vlm3_ros.vlm.cancel import Cancel
 from vlm3_ros.vlm.chunks import Chunks, is_out_of_memory
 from vlm3_ros.vlm.decoding import Row, decode
@@ -84,6 +86,25 @@ class Engine:
             yield view
         finally:
             view.close()
+
+    def try_out(self) -> Engine:
+        """Look at a black picture and answer with one token: ModelError, once, where that cannot work."""
+        side = 2 * self.checkpoint.patches.token_px
+        picture = Picture(np.zeros((side, side, 3), np.uint8), (side, side))
+        try:
+            with self.look([picture]) as view:
+                (answer,) = view.ask([Question("?", Grammar((Words(),)), max_tokens=1)])
+        except ModelError:
+            raise
+        except Exception as error:  # sizes in config.json that do not go together fail anywhere
+            raise ModelError(f"{self.checkpoint.info.name} cannot be asked: {error}") from error
+        self._kinds.clear()
+        if answer is None or not math.isfinite(answer.probability):
+            raise ModelError(
+                f"{self.checkpoint.info.name} computes NaN or infinity: its weights are damaged, or too large "
+                "for the numbers of this precision (set it to bf16 or fp32)"
+            )
+        return self
 
     def close(self) -> None:
         del self.checkpoint, self.language, self.chunks
@@ -191,6 +212,7 @@ class EngineView:
             if not is_out_of_memory(error):
                 raise
         else:
+            self._engine.chunks.fitted(len(rows))
             kind.needed(own.used - max(len(row.suffix) for row in rows))
             return [
                 Answer(text, math.exp(sum(row.logs)), of_row, len(row.tokens), row.is_cut)

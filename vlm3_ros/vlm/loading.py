@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vlm3_ros.vlm.checkpoint import CheckpointInfo, inspect
+from vlm3_ros.vlm.checkpoint import CheckpointInfo, chat_template, inspect
 from vlm3_ros.vlm.interface import ModelError, Picture
 from vlm3_ros.vlm.preprocess import PatchFormat, patchify
 from vlm3_ros.vlm.prompt import Chat
-from vlm3_ros.vlm.quantization import nf4_config, self_test
+from vlm3_ros.vlm.quantization import keep_unpacked, nf4_config, refuse_unfit, self_test, unfit_layers
 
 log = logging.getLogger(__name__)
 
@@ -99,40 +97,58 @@ def load(name: str, device: str = "auto", precision: str = "auto") -> Checkpoint
 
     ``precision``: auto, nf4, bf16, fp16 or fp32. Raises ModelError where it cannot be loaded.
     """
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     info = inspect(name)
     target = pick_device(device)
     chosen = resolve_precision(info, target, precision)
-    model = _model(info, target, chosen)
-    tokenizer, template = _tokenizer(info.folder)
-    image_token = model.config.image_token_id
+    config = _config(info)
+    tokenizer = _tokenizer(info.folder)
+    chat = Chat(tokenizer, chat_template(info.folder), config.image_token_id, info.wording)
+    patches = PatchFormat.of(info)
+    model = _model(info, config, target, chosen)  # the weights last: they take longest
     return Checkpoint(
         info=info,
         model=model,
         tokenizer=tokenizer,
-        chat=Chat(tokenizer, template, image_token, info.wording),
-        patches=PatchFormat.of(info.folder, info.config["vision_config"]),
+        chat=chat,
+        patches=patches,
         device=target,
-        image_token=image_token,
+        image_token=config.image_token_id,
         end_tokens=_make_greedy(model, tokenizer),
     )
 
 
-def _model(info: CheckpointInfo, device: torch.device, precision: str) -> Any:
+def _config(info: CheckpointInfo) -> Any:
+    """transformers' configuration of a checkpoint; whether the head is tied may be said in one of two places."""
     try:
-        from transformers import Qwen3VLForConditionalGeneration
-        from transformers.utils.logging import disable_progress_bar
+        from transformers import Qwen3VLConfig
     except ImportError as error:
         raise ModelError("local checkpoints need transformers >= 5.4: pip install 'transformers>=5.4,<6'") from error
+    try:
+        config = Qwen3VLConfig.from_pretrained(info.folder, local_files_only=True)
+        config.tie_word_embeddings = info.is_tied
+    except Exception as error:  # its checks of types and values raise errors of several kinds
+        raise ModelError(f"config.json in {info.folder} cannot be used: {error}") from error
+    return config
+
+
+def _model(info: CheckpointInfo, config: Any, device: torch.device, precision: str) -> Any:
+    from transformers import Qwen3VLForConditionalGeneration
+    from transformers.utils.logging import disable_progress_bar
+
     disable_progress_bar()  # of loading weights: it garbles a log
     options: dict[str, Any] = {"dtype": DTYPES.get(precision, "auto")}
     if precision == "nf4":
         compute = torch.bfloat16 if device.type == "cpu" or _has_bf16(device) else torch.float16
         self_test(device, compute)
-        options |= {"dtype": compute, "quantization_config": nf4_config(compute)}
+        if kept := unfit_layers(info.text, device, compute):
+            log.warning(
+                "%s on %s: %s stay in 16 bit: no 4-bit kernel here fits them", info.name, device, ", ".join(kept)
+            )
+        options |= {"dtype": compute, "quantization_config": nf4_config(compute, kept)}
     try:
         loaded: Any = Qwen3VLForConditionalGeneration.from_pretrained(
             info.folder,
+            config=config,
             attn_implementation="sdpa",
             device_map={"": device} if device.type == "cuda" else None,  # None: no need of accelerate on a CPU
             local_files_only=True,
@@ -147,6 +163,9 @@ def _model(info: CheckpointInfo, device: torch.device, precision: str) -> Any:
     if report["missing_keys"]:
         some = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModelError(f"{info.folder} lacks weights ({some}, …): the download is damaged or not a Qwen3-VL")
+    if device.type == "cpu":
+        keep_unpacked(model)
+    refuse_unfit(model, device)
     _embed_patches_by_product(model.model.visual.patch_embed)
     return model.eval().requires_grad_(False)
 
@@ -165,21 +184,15 @@ def _has_bf16(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def _tokenizer(folder: Path) -> tuple[Any, str]:
-    """The tokenizer and the chat template, which may stand in a file of its own (of an old or a new kind)."""
+def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except BaseException as error:  # a panic in the tokenizers library is no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         raise ModelError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
-    if (folder / "chat_template.jinja").is_file():
-        return tokenizer, (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    if (folder / "chat_template.json").is_file():
-        return tokenizer, json.loads((folder / "chat_template.json").read_text(encoding="utf-8"))["chat_template"]
-    if not tokenizer.chat_template:
-        raise ModelError(f"{folder} has no chat template (chat_template.jinja or in tokenizer_config.json)")
-    return tokenizer, tokenizer.chat_template
 
 
 def _make_greedy(model: Any, tokenizer: Any) -> tuple[int, ...]:
@@ -188,6 +201,8 @@ def _make_greedy(model: Any, tokenizer: Any) -> tuple[int, ...]:
 
     given = model.generation_config.eos_token_id
     ends = given if isinstance(given, list) else [tokenizer.eos_token_id if given is None else given]
+    if not ends or not all(type(token) is int for token in ends):
+        raise ModelError(f"generation_config.json and the tokenizer name no token that ends an answer: {ends}")
     model.generation_config = GenerationConfig(
         do_sample=False, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id or ends[0]
     )

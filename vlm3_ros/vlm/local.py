@@ -45,4 +45,4 @@ class LocalSource:
 
     def open(self, name: str) -> VLM:
         checkpoint = load(name, str(self._device), self._precision)
-        return Engine(checkpoint, self._chunk, self._distributions, cancel=self._cancel)
+        return Engine(checkpoint, self._chunk, self._distributions, cancel=self._cancel).try_out()

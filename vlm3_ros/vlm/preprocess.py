@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vlm3_ros.vlm.checkpoint import CheckpointInfo, image_statistics
 from vlm3_ros.vlm.interface import ModelError, Picture
 
 
@@ -25,20 +23,11 @@ class PatchFormat:
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
     @classmethod
-    def of(cls, folder: Path, vision: dict[str, Any]) -> PatchFormat:
-        """From config.json's vision_config and the folder's processor settings (their old or their new file)."""
-        settings: dict[str, Any] = {}
-        for file in ("processor_config.json", "preprocessor_config.json"):
-            if (folder / file).is_file():
-                content = json.loads((folder / file).read_text(encoding="utf-8"))
-                settings = content.get("image_processor", content)
-        return cls(
-            vision["patch_size"],
-            vision["spatial_merge_size"],
-            vision["temporal_patch_size"],
-            tuple(settings.get("image_mean", cls.mean)),
-            tuple(settings.get("image_std", cls.std)),
-        )
+    def of(cls, info: CheckpointInfo) -> PatchFormat:
+        """From config.json and the folder's processor settings. Raises ModelError."""
+        mean, std = image_statistics(info.folder)
+        sizes = info.vision
+        return cls(sizes["patch_size"], sizes["spatial_merge_size"], sizes["temporal_patch_size"], mean, std)
 
     @property
     def token_px(self) -> int:

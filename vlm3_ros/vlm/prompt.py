@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,13 +14,17 @@ from vlm3_ros.tasks import objects
 from vlm3_ros.vlm.interface import ModelError
 
 PROBE = "VLM3-QUESTION"
+MOST_STEPS = 2_000_000  # lines of Python that a chat template may take, Jinja's compiler included: about a second
+MOST_SECONDS = 10.0
+MOST_TEXT = 100_000  # characters
 
 
 class Chat:
     """The chat of one checkpoint: one user message, pictures first, then a question; the answer is next.
 
-    The pictures' part and the question's part are tokenized apart: between them stands an added token, at which every
-    tokenizer splits, so the result is the same as for the whole text (checked once, when this is made).
+    The pictures' part, the question and what stands behind it are tokenized apart: between them stand added tokens,
+    at which every tokenizer splits, so the result is the same as for the whole text (checked once, when this is
+    made). But what stands in a question is text: names of special tokens such as <|im_end|> do not become tokens.
 
     ``wording`` has the texts that the checkpoint learned for kinds of spatial questions instead of the protocol's.
     """
@@ -28,44 +34,77 @@ class Chat:
         self._template = template
         self._image_token = image_token
         self._wording = wording or {}
-        _, self._tail = self._split(1)
-        whole = tokenizer(self._render(1, PROBE), add_special_tokens=False)["input_ids"]
-        if whole != [*self._tokens(self._split(1)[0]), *self.questions([PROBE])[0]]:
-            raise ModelError("the checkpoint's chat template does not put the question right behind the pictures")
+        self._heads: dict[int, list[int]] = {}  # by number of pictures
+        for pictures in (1, 2):
+            head, tail = self._split(pictures)
+            self._heads[pictures] = self._tokens(head)
+            self._text_behind, self._behind = self._at_added_token(tail)
+            whole = self._tokens(head + PROBE + tail)
+            if whole != [*self._heads[pictures], *self.questions([PROBE])[0]]:
+                raise ModelError("the checkpoint's chat template does not put the question right behind the pictures")
 
     def pictures(self, tokens: Sequence[int]) -> list[int]:
         """Tokens from the start of the chat to the end of the last picture, each of so many ``tokens``."""
         counts = iter(tokens)
-        head = self._tokens(self._split(len(tokens))[0])
+        head = self._heads[len(tokens)]
         return [t for token in head for t in ([token] * next(counts) if token == self._image_token else [token])]
 
     def questions(self, texts: Sequence[str]) -> list[list[int]]:
         """For each question its tokens and those behind it, up to where the answer begins."""
-        worded = [self.worded(text) + self._tail for text in texts]
-        return self._tokenizer(worded, add_special_tokens=False)["input_ids"]
+        worded = [self.worded(text) + self._text_behind for text in texts]
+        encoded = self._tokenizer(worded, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return [[*tokens, *self._behind] for tokens in encoded]
 
     def worded(self, text: str) -> str:
         """A question as the checkpoint learned it."""
         return objects.worded(text, self._wording)
 
-    def _render(self, pictures: int, text: str) -> str:
-        content = [*({"type": "image"} for _ in range(pictures)), {"type": "text", "text": text}]
-        return self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}],
-            chat_template=self._template,
-            tokenize=False,
-            add_generation_prompt=True,
-        )
+    def _at_added_token(self, tail: str) -> tuple[str, list[int]]:
+        """What stands behind the question as text up to the first added token, and as tokens from there on."""
+        added = (tail.find(str(token)) for token in self._tokenizer.get_added_vocab())
+        place = min((at for at in added if at >= 0), default=len(tail))
+        return tail[:place], self._tokens(tail[place:])
 
     def _split(self, pictures: int) -> tuple[str, str]:
         """The rendered chat before and after the question."""
-        head, found, tail = self._render(pictures, PROBE).partition(PROBE)
+        content = [*({"type": "image"} for _ in range(pictures)), {"type": "text", "text": PROBE}]
+        text = rendered(self._tokenizer, self._template, [{"role": "user", "content": content}])
+        head, found, tail = text.partition(PROBE)
         if not found or self._tokens(head).count(self._image_token) != pictures:
             raise ModelError("the checkpoint's chat template drops the question or a picture: is it Qwen3-VL's?")
         return head, tail
 
     def _tokens(self, text: str) -> list[int]:
         return self._tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def rendered(tokenizer: Any, template: str, messages: list[dict[str, Any]]) -> str:
+    """A chat as text. Raises ModelError for a template that fails, goes on and on, or makes a text without end.
+
+    A template is a program in Jinja, which runs in this thread; so its steps are counted as a debugger does.
+    """
+    steps, end = 0, time.monotonic() + MOST_SECONDS
+
+    def count(frame: Any, event: str, argument: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps > MOST_STEPS or (steps % 1000 == 0 and time.monotonic() > end):
+            raise TimeoutError("it goes on and on")
+        return count
+
+    before = sys.gettrace()
+    try:
+        sys.settrace(count)
+        text = tokenizer.apply_chat_template(
+            messages, chat_template=template, tokenize=False, add_generation_prompt=True
+        )
+    except Exception as error:  # whatever a template does
+        raise ModelError(f"the checkpoint's chat template fails: {type(error).__name__}: {error}") from error
+    finally:
+        sys.settrace(before)
+    if len(text) > MOST_TEXT:
+        raise ModelError(f"the checkpoint's chat template makes {len(text)} characters of an empty question")
+    return text
 
 
 def mrope_positions(tokens: Sequence[int], image_token: int, grids: Sequence[tuple[int, int]]) -> Tensor:
