@@ -397,3 +397,96 @@ assert "torch" not in sys.modules
 def test_names_without_a_scheme_are_local() -> None:
     with pytest.raises(ModelError, match=r"the checkpoint folder .* does not exist"):
         models_for(Config().updated({"vlm.checkpoint.depth": "localhost:8000#model", "node.tasks": ["depth"]}))
+
+
+def reply_of(**message: Any) -> dict[str, Any]:
+    return {"choices": [{"message": {"role": "assistant", **message}}]}
+
+
+def logged(*logs: Any) -> dict[str, Any]:
+    content = {"content": [{"logprob": log} for log in logs]}
+    return {"choices": [{"message": {"content": "2.00"}, "logprobs": content}]}
+
+
+@pytest.mark.parametrize(
+    ("body", "text", "probability", "tokens"),
+    [
+        (reply_of(content=[{"type": "text", "text": "2."}, {"type": "text", "text": "00"}]), "2.00", math.nan, 0),
+        (
+            reply_of(content=[{"type": "reasoning", "text": "x"}, {"type": "text", "text": "2.00"}]),
+            "2.00",
+            math.nan,
+            0,
+        ),
+        (reply_of(content=None, reasoning_content="so far"), "<think>so far", math.nan, 0),
+        (reply_of(content=None), "", math.nan, 0),
+        ({**reply_of(content="2"), "usage": {"completion_tokens": "abc"}}, "2", math.nan, 0),
+        ({**reply_of(content="2"), "usage": {"completion_tokens": None}}, "2", math.nan, 0),
+        ({**reply_of(content="2"), "usage": {"completion_tokens": 7}}, "2", math.nan, 7),
+        (logged(-0.5, 0.0), "2.00", math.exp(-0.5), 2),
+        (logged(1e-6), "2.00", 1.0, 1),
+        (logged(-math.inf), "2.00", 0.0, 1),
+        *((logged(-0.5, log), "2.00", math.nan, 2) for log in (0.7, 1e9, math.inf, math.nan, "0", None, True, [])),
+    ],
+)
+def test_unusual_answers_are_read_or_their_probability_is_not_known(echo: Echo, body, text, probability, tokens):
+    echo.chat = lambda request: (200, body, {})  # type: ignore[method-assign]
+    (answer,) = ask(echo, 1)
+    assert answer == Answer(text, pytest.approx(probability, nan_ok=True), tokens=tokens)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b'{"choices": ' + b"[" * 100_000,
+        reply_of(content=3),
+        reply_of(content={"text": "2"}),
+        reply_of(content=["2.00"]),
+        reply_of(content=[{"type": "text", "text": 2}]),
+        reply_of(),
+        {"choices": []},
+        {"choices": None},
+        {"choices": [{"message": {"content": "2"}, "logprobs": {"content": [3]}}]},
+        {"choices": [{"message": {"content": "2"}, "logprobs": 3}]},
+        {**reply_of(content="2"), "usage": 3},
+        [],
+        None,
+    ],
+)
+def test_answers_of_another_form_are_errors_for_people(echo: Echo, body: Any) -> None:
+    usual = echo.chat
+    for early in (True, False):
+        echo.chat = lambda request: (  # type: ignore[method-assign]
+            (200, body, {}) if early or text_of(request) != "Hello" else usual(request)  # noqa: B023
+        )
+        with pytest.raises(ModelError, match=r"not in the form|not with JSON"):
+            ask(echo, 2)
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 500])
+@pytest.mark.parametrize("form", ["json", "text", "answer"])
+def test_a_key_that_a_server_repeats_is_shown_to_nobody(echo: Echo, monkeypatch, status: int, form: str) -> None:
+    key = "sk-" + "0123456789abcdef" * 16
+    monkeypatch.setenv("VLM3_API_KEY", key)
+
+    def chat(request: dict[str, Any]) -> Reply:
+        text = "x" * 200 + f" Incorrect API key provided: {key}."
+        if form == "answer":
+            return status, reply_of(content=text), {}
+        return status, text.encode() if form == "text" else {"error": {"message": text}}, {}
+
+    echo.chat = chat  # type: ignore[method-assign]
+    try:
+        (answer,) = ask(echo, 1)
+        shown = repr(answer)
+    except ModelError as error:
+        shown = f"{error} {error.__cause__}"
+    assert key[:10] not in shown
+
+
+def test_a_key_with_a_line_break_is_not_shown_by_an_error(echo: Echo, monkeypatch) -> None:
+    monkeypatch.setenv("VLM3_API_KEY", "secret-of-mine\nX-Other: 1")
+    with pytest.raises(ModelError, match="no key can have") as raised:
+        ask(echo, 1)
+    assert "secret" not in str(raised.value)

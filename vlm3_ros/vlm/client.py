@@ -24,6 +24,7 @@ ANSWER_S = 60.0  # for a request with all its retries, however slowly its answer
 MOST_BYTES = 4 << 20  # of an answer with its headers: 10,000 tokens with their log-probabilities take half of it
 WAITS_S = (0.2, 0.5, 1.0, 2.0)  # before the second and each further try
 LONGEST_WAIT_S = 10.0  # whatever a server asks for by Retry-After
+SHORTEST_KEY = 6  # characters that are a secret, and not the word "key" or a placeholder
 BUSY = (429, 500, 502, 503, 504)  # statuses that may pass
 BROKEN = (ConnectionError, IncompleteRead)  # so may these
 
@@ -59,8 +60,11 @@ class Client:
         self._cancel = cancel or Cancel()
         self._path = parts.path.rstrip("/").removesuffix("/v1") + "/v1"
         self._connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        key = os.environ.get(KEY, "")
-        self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        self._key = os.environ.get(KEY, "").strip()
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise ModelError(f"the environment variable {KEY} holds characters that no key can have")
+        authorization = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        self._headers = {"Content-Type": "application/json"} | authorization
         self._idle: deque[HTTPConnection] = deque()
 
     def close(self) -> None:
@@ -75,6 +79,10 @@ class Client:
     def post(self, path: str, content: Any, deadline: float = math.inf) -> Any:
         """The JSON in answer to JSON. Raises ModelError, and TimeUp at ``deadline`` (of the monotonic clock)."""
         return self._request("POST", path, json.dumps(content).encode(), deadline)
+
+    def without_key(self, text: str) -> str:
+        """A text that a server sent, without the key in it: some repeat what they were sent."""
+        return text.replace(self._key, "***") if len(self._key) >= SHORTEST_KEY else text
 
     def _request(self, method: str, path: str, body: bytes | None, deadline: float) -> Any:
         trouble: ModelError
@@ -150,18 +158,18 @@ class Client:
     def _json(self, content: bytes) -> Any:
         try:
             return json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
+            excerpt = _excerpt(self.without_key(content.decode(errors="replace")))
             raise ModelError(
-                f"{self.url} answers, but not with JSON ({_excerpt(content)}): is this an OpenAI-compatible server?"
+                f"{self.url} answers, but not with JSON ({excerpt}): is this an OpenAI-compatible server?"
             ) from error
 
     def _refusal(self, status: int, content: bytes) -> Refused:
+        said = _said(self.without_key(content.decode(errors="replace")))
         if status in (401, 403):
             how = "has another one" if "Authorization" in self._headers else "is not set"
-            return Refused(
-                f"{self.url} wants a key ({status}); the environment variable {KEY} {how}: {_said(content)}", status
-            )
-        return Refused(f"{self.url} refuses ({status}): {_said(content)}", status)
+            return Refused(f"{self.url} wants a key ({status}); the environment variable {KEY} {how}: {said}", status)
+        return Refused(f"{self.url} refuses ({status}): {said}", status)
 
 
 class _Bounded(io.RawIOBase):
@@ -218,18 +226,18 @@ def _retry_after(response: HTTPResponse) -> float:
     return float(value) if value.isdecimal() else 0.0
 
 
-def _said(content: bytes) -> str:
+def _said(content: str) -> str:
     """The message in an error's JSON, wherever servers put it."""
     try:
         body = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return _excerpt(content)
     for name in ("error", "message", "detail"):
         if isinstance(body, dict) and name in body:
             body = body[name]
-    return body if isinstance(body, str) else _excerpt(content)
+    return _excerpt(body if isinstance(body, str) else content)
 
 
-def _excerpt(content: bytes) -> str:
-    text = " ".join(content.decode(errors="replace").split())
+def _excerpt(content: str) -> str:
+    text = " ".join(content.split())
     return text[:300] or "nothing"

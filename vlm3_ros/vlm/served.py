@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from vlm3_ros.tasks import Question
@@ -25,6 +26,8 @@ from vlm3_ros.vlm.jpeg import encode
 log = logging.getLogger(__name__)
 
 IN_FLIGHT = 64  # requests at a time: what fills a server's batch, and no queue worth mentioning behind it
+
+ROUNDING = 1e-3  # log-probabilities of 0 may come out above it by so much
 
 Part = dict[str, Any]  # of a chat message: a picture or a text
 
@@ -98,16 +101,18 @@ class ServedVLM:
             served = ", ".join(self._owners()) or "nothing that it lists"
             raise ModelError(f"{refusal} It serves: {served}.") from refusal
         try:
-            return _read(reply)
+            answer = _read(reply)
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise ModelError(
                 f"{self._client.url} answers, but not in the form of OpenAI's chat completions"
             ) from error
+        return replace(answer, text=self._client.without_key(answer.text))
 
     def _owners(self) -> dict[str, str]:
         """Who offers each of the listed models; empty where the server lists none."""
         try:
-            return {model["id"]: model.get("owned_by", "") for model in self._client.get("/models")["data"]}
+            listed = self._client.get("/models")["data"]
+            return {model["id"]: model.get("owned_by", "") for model in listed if isinstance(model["id"], str)}
         except (Refused, KeyError, TypeError, AttributeError):
             return {}
 
@@ -181,10 +186,37 @@ class ServedView:
 
 
 def _read(reply: Any) -> Answer:
-    """One choice with its log-probabilities; a probability of NaN where the server gives none."""
+    """One choice with its log-probabilities; a probability of NaN where the server gives none, or what is none.
+
+    Raises KeyError, IndexError, TypeError or AttributeError where the reply has another form.
+    """
     choice = reply["choices"][0]
     logs = [token["logprob"] for token in (choice.get("logprobs") or {}).get("content") or []]
-    tokens = len(logs) or (reply.get("usage") or {}).get("completion_tokens", 0)
-    probability = math.exp(sum(logs)) if logs else math.nan
+    used = (reply.get("usage") or {}).get("completion_tokens")
+    tokens = len(logs) or (used if type(used) is int and used >= 0 else 0)
     is_cut = choice.get("finish_reason") == "length"
-    return Answer(choice["message"]["content"] or "", probability, tokens=tokens, is_cut=is_cut)
+    return Answer(_text(choice["message"]), _probability(logs), tokens=tokens, is_cut=is_cut)
+
+
+def _text(message: Any) -> str:
+    """What a message says: a text, or a list of parts of which some are.
+
+    Servers that take the reasoning out of an answer leave nothing where it was cut before its end; then the text is
+    what it is without them, a think block that does not end.
+    """
+    content = message["content"]
+    if isinstance(content, list):
+        content = "".join(part["text"] for part in content if part["type"] == "text")
+    thought = message.get("reasoning_content") or message.get("reasoning")
+    if not content and isinstance(thought, str):
+        return f"<think>{thought}"
+    if not isinstance(content, str | None):
+        raise TypeError(f"a message's content is of type {type(content).__name__}")
+    return content or ""
+
+
+def _probability(logs: list[Any]) -> float:
+    """Of all tokens together, in [0, 1]; NaN where there are none, or one that is no log-probability."""
+    if not logs or not all(type(log) in (int, float) and log <= ROUNDING for log in logs):
+        return math.nan
+    return math.exp(min(0.0, sum(logs)))
