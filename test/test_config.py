@@ -71,6 +71,7 @@ def test_the_yaml_file_is_that_of_the_code():
     ("name", "value", "said"),
     [
         ("depth.points", 0, "[1, 20000]"),
+        ("objects.labels", ["chair", "a" * 40_000], "200 are the most"),
         ("depth.points", 20001, "[1, 20000]"),
         ("depth.points", 3.0, "int"),
         ("depth.points", True, "int"),

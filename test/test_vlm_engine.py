@@ -3,6 +3,7 @@
 import weakref
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import pairwise
 
 import checkpoints
 import numpy as np
@@ -360,6 +361,26 @@ def test_out_of_memory_with_one_question_is_an_error(monkeypatch):
     monkeypatch.setattr(engine, "decode", no_memory)
     with pytest.raises(ModelError, match=r"single question.*nf4"):
         ask(Engine(checkpoints.loaded(TINY, 0)), PICTURES[:1], depth_questions(4))
+
+
+def test_after_many_chunks_that_fit_more_are_tried_and_ever_more_rarely():
+    chunks = Chunks(LanguageModel(checkpoints.loaded(TINY, 0).model), 64)
+    memory, waits, since = 20, [], 0
+    for _ in range(2000):
+        size = chunks.size(432, 100)
+        if size > memory:
+            waits.append(since)
+            chunks.shrink(size)
+            since = 0
+        else:
+            chunks.fitted(size)
+            since += 1
+    assert waits[:2] == [0, 0]  # 62, 31
+    assert all(later >= earlier > 0 for earlier, later in pairwise(waits[2:]))
+    assert len(waits) < 8
+    for _ in range(10 * 4096):  # what took the memory is gone
+        chunks.fitted(chunks.size(432, 100))
+    assert chunks.size(64, 100) == 64
 
 
 def test_chunks_follow_free_memory(monkeypatch):

@@ -109,6 +109,24 @@ def test_learning_takes_a_few_answers_and_wrong_templates_are_dropped():
     assert shown(learner.template) == "b [1,0,None]$"
 
 
+def test_a_template_of_unlike_answers_is_learned_anew_each_time_later():
+    learner = Learner(NUMBERS)
+    after = []
+    for _ in range(3):
+        learner.add([tokens(answer) for answer in ("a b 1$", "c d 2$", "e 3$", "no$")])
+        assert shown(learner.template) == ""
+        tried = 0
+        while not learner.needs_samples:
+            learner.count(tried=8, failed=0)
+            tried += 8
+        after.append(tried)
+    assert after == [32, 64, 128]
+    learner.add([tokens("a 1$")] * 4)
+    for _ in range(100):
+        learner.count(tried=8, failed=0)
+    assert shown(learner.template) == "a [1,0,None]$"
+
+
 def test_a_good_template_stays():
     learner = Learner(NUMBERS)
     learner.add([tokens("a 1$")] * 4)

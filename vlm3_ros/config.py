@@ -12,6 +12,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, get_origin, get_type_hints
 
 TASKS = ("depth", "pose", "matches", "objects")
+LONGEST_LABEL = 200  # characters: what stands in a question about a thing is read by the model token by token
 
 
 class ConfigError(ValueError):
@@ -306,6 +307,10 @@ def _check_lists(config: Config) -> None:
         raise ConfigError(f"node.tasks knows {', '.join(TASKS)}, not {', '.join(map(repr, unknown))}")
     if not cameras or len(set(cameras)) < len(cameras):
         raise ConfigError(f"node.cameras must name every camera once and at least one, not {cameras}")
+    if long := next((label for label in labels if len(label) > LONGEST_LABEL), None):
+        raise ConfigError(
+            f"objects.labels has {long[:40]!r}… of {len(long)} characters; {LONGEST_LABEL} are the most"
+        )
     if not all(map(str.strip, labels)) or len({label.strip().casefold() for label in labels}) < len(labels):
         raise ConfigError(f"objects.labels must be names of things, each once, not {labels}")
 

@@ -126,9 +126,9 @@ def _take(x: Tensor, layout: Layout) -> Tensor:
 def _dense(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> Part:
     """Attention [B, Hkv, Q, D] to [B, Hkv, K, D] with a bias [B, 1, Q, K]; and its log-sum-exp [B, Hkv, Q]."""
     if q.device.type == "cpu":
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, 0.0, False, attn_mask=bias, scale=scale
-        )
+        flash = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)  # private: it may go
+        if flash is not None:
+            return flash(q, k, v, 0.0, False, attn_mask=bias, scale=scale)
     return _dense_plain(q, k, v, scale, bias)
 
 

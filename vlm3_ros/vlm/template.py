@@ -69,6 +69,7 @@ class Template:
 
     parts: tuple[Text | Slot, ...]
     numbers: Digits
+    is_whole: bool = True  # it goes to the end of the answers it was learned from, not only up to where they differ
 
     @classmethod
     def learn(cls, answers: Sequence[Sequence[int]], numbers: Digits) -> Template:
@@ -92,7 +93,7 @@ class Template:
                 if count >= enough:
                     left = [answer for answer in left if answer[here] == commonest]
                 parts.append(Text(commonest, is_fixed=count >= enough))
-        return cls(tuple(parts), numbers)
+        return cls(tuple(parts), numbers, is_whole=not left)
 
     def plan(self, answer: Sequence[int]) -> Plan | None:
         """What comes next in an ``answer`` of which these tokens are known; None where it is not of this form."""
@@ -150,12 +151,17 @@ class Template:
 
 
 class Learner:
-    """Collects free answers of one kind, learns their template, and drops it when it keeps being wrong."""
+    """Collects free answers of one kind, learns their template, and drops it when it keeps being wrong.
+
+    One that says little, since the answers it was learned from were unlike, is tried for some time and then learned
+    anew from as many others; each time it is no better, it is tried twice as long.
+    """
 
     def __init__(self, numbers: Digits):
         self._numbers = numbers
         self._samples: list[list[int]] = []
         self._tried = self._failed = 0
+        self._patience = 4 * PLENTY  # answers that a template which says little is kept for
         self.template: Template | None = None
 
     @property
@@ -163,7 +169,7 @@ class Learner:
         return self.template is None
 
     def add(self, answers: Sequence[list[int]]) -> None:
-        """Learn from answers that were decoded without a template."""
+        """Learn from answers that were decoded without a template, or with none that still counts."""
         self._samples = (self._samples + list(answers))[-PLENTY:]
         if len(self._samples) >= ENOUGH:
             self.template = Template.learn(self._samples, self._numbers)
@@ -171,10 +177,13 @@ class Learner:
     def count(self, tried: int, failed: int) -> None:
         """How many answers the template was tried on, and for how many its text was wrong somewhere."""
         self._tried, self._failed = self._tried + tried, self._failed + failed
-        if self._tried >= 4 * PLENTY:
-            if 2 * self._failed > self._tried:
-                self._samples, self.template = [], None
-            self._tried = self._failed = 0
+        is_whole = self.template is not None and self.template.is_whole
+        if self._tried < (4 * PLENTY if is_whole else self._patience):
+            return
+        if 2 * self._failed > self._tried or not is_whole:
+            self._samples, self.template = [], None
+            self._patience *= 2
+        self._tried = self._failed = 0
 
 
 def _split(answer: Sequence[int], numbers: Digits) -> list[int | tuple[int, ...]]:
