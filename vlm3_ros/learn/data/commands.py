@@ -41,12 +41,10 @@ def _build(arguments: Namespace) -> int:
             sources[0] if len(sources) == 1 else Several(sources), _amounts(arguments, config), arguments.seed
         )
         build(plan, arguments.out, arguments.workers, _Told(things="shards"))
-    except (ConfigError, SourceError, DataError, OSError) as error:
+    except (ConfigError, SourceError, DataError) as error:
         return _failed("build", error)
     except OSError as error:
-        if (said := trouble(error, arguments.out, goes_on=True)) is None:
-            raise
-        return _failed("build", said)
+        return _failed("build", trouble(error, arguments.out, goes_on=True) or error)
     print(f"{len(DataSet(arguments.out))} samples in {arguments.out}: `vlm3 data show {arguments.out}` shows them")
     return 0
 
