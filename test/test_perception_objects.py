@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from math import exp, log
+
 import numpy as np
 import pytest
 from scripted import Reply, Scripted, frame, metres, perception
 
+from vlm3_ros.perception.objects import confidence
 from vlm3_ros.tasks import Reason, depth, grounding
 from vlm3_ros.tasks.grounding import Box2D
 from vlm3_ros.vlm import Answer
@@ -52,7 +56,53 @@ def test_each_name_is_asked_for_and_the_likeliest_boxes_come_first():
     assert sum("Locate" in text for text in model.questions) == 3
     assert scene.objects is not None
     assert [box.label for box in scene.objects] == ["chair", "chair", "table", "sofa"]
-    assert [box.score for box in scene.objects] == pytest.approx([0.8, 0.8, 0.4, np.nan], nan_ok=True)
+    assert [box.score for box in scene.objects] == pytest.approx([0.64, 0.64, 0.4, np.nan], nan_ok=True)
+
+
+def pieces(text: str, odds: dict[str, float]) -> tuple[tuple[str, float], ...]:
+    """Characters as tokens: sure ones, but for digits of corners (as good as guessed) and the first of some texts."""
+    first = {text.index(part): log(p) for part, p in odds.items()}
+    in_corners = [m.span(1) for m in re.finditer(r"\[([0-9, ]+)\]", text)]
+    return tuple(
+        (c, log(0.1) if any(a <= i < b for a, b in in_corners) else first.get(i, 0.0)) for i, c in enumerate(text)
+    )
+
+
+def test_a_score_is_that_of_the_thing_and_not_of_its_corners():
+    text = row("chair", 2)
+    said = pieces(text, {'[{"': 0.9, ', {"bbox': 0.3})
+    total = exp(sum(log for _, log in said))
+
+    def reply(question):
+        if "Locate" not in question.text:
+            return Answer(depth.answer(2.0), 0.9)
+        return Answer(text, total, pieces=said)
+
+    scene = perception(Scripted(reply), {"objects.labels": ["chair"]}).perceive(frame(), {"objects"})
+    assert scene.objects is not None
+    assert total < 1e-9
+    assert [box.score for box in scene.objects] == pytest.approx([0.9, 0.3])
+
+
+@pytest.mark.parametrize(
+    ("text", "odds", "expected"),
+    [
+        ("Yes, it is, as far as one can tell.", {"Y": 0.8, "tell": 0.1}, 0.8),
+        ("No.", {"N": 0.7}, 0.7),
+        ("The distance is 1.25 meters away from it.", {"1.25": 0.5, "away": 0.1, "The": 0.2}, 0.5),
+        ("It is at 3 o'clock from it.", {"3": 0.6, "from": 0.1}, 0.6),
+        ("A red chair beside a table.", {"red": 0.1}, 0.1 ** (1 / 27)),
+    ],
+)
+def test_confidence_is_that_of_what_an_answer_says(text, odds, expected):
+    said = pieces(text, odds)
+    answer = Answer(text, exp(sum(log for _, log in said)), tokens=len(said), pieces=said)
+    assert confidence(answer) == pytest.approx(expected)
+
+
+def test_a_long_text_of_which_only_the_whole_is_known_is_as_sure_as_its_tokens():
+    assert confidence(Answer("A chair beside a table", 0.9**20, tokens=20)) == pytest.approx(0.9)
+    assert np.isnan(confidence(Answer("Yes", float("nan"))))
 
 
 def test_an_answer_that_is_no_list_costs_one_name():

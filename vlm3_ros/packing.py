@@ -25,6 +25,8 @@ from vlm3_ros.perception import Frame, Matches, Scene
 CUBE, TEXT_VIEW_FACING = 1, 9
 ADD, DELETEALL = 0, 3
 
+UNKNOWN_ROTATION = math.pi**2  # rad², variance that claims nothing about a box's rotation
+
 
 class Topic(NamedTuple):
     """An output: its message type, and the task it comes from."""
@@ -199,7 +201,7 @@ class Packer:
         result = self._new(
             "vision_msgs/msg/ObjectHypothesisWithPose",
             hypothesis=hypothesis,
-            pose=self._new("geometry_msgs/msg/PoseWithCovariance", pose=pose),
+            pose=self._new("geometry_msgs/msg/PoseWithCovariance", pose=pose, covariance=_covariance(box)),
         )
         bounds = self._new("vision_msgs/msg/BoundingBox3D", center=pose, size=self._vector(box.size))
         return self._new("vision_msgs/msg/Detection3D", header=head, results=[result], bbox=bounds)
@@ -229,6 +231,21 @@ class Packer:
         hue = sum(map(ord, label)) * 0.618034 % 1.0
         r, g, b = (0.5 + 0.5 * math.cos(2 * math.pi * (hue - shift)) for shift in (0.0, 1 / 3, 2 / 3))
         return self._new("std_msgs/msg/ColorRGBA", r=r, g=g, b=b, a=alpha)
+
+
+def _covariance(box: Box3D) -> np.ndarray:
+    """Covariance [36] of a box's pose, rows and columns x y z and rotations about X Y Z; -1 first where not known.
+
+    The rotation is left unclaimed: a quarter turn about the vertical, with length and width exchanged, is the same
+    box.
+    """
+    covariance = np.zeros((6, 6))
+    if box.center_covariance is None:
+        covariance[0, 0] = -1.0  # as in sensor_msgs: all of it is unknown
+    else:
+        covariance[:3, :3] = box.center_covariance
+        covariance[3:, 3:] = UNKNOWN_ROTATION * np.eye(3)
+    return covariance.ravel()
 
 
 def _bytes(values: np.ndarray) -> array.array:

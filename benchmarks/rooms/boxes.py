@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.stats import rankdata
 
 from benchmarks.rooms import depth
 from benchmarks.rooms.answerers import Show
@@ -22,6 +23,8 @@ ROWS = {
     "recall25": "recall at an IoU of 25 %",
     "precision": "precision: boxes with a match",
     "center_m": "median distance of matched centres, m",
+    "score": "median score",
+    "score_auroc": "AUROC of the score for an IoU above 25 %",
 }
 
 
@@ -44,6 +47,7 @@ def measure(records: Sequence[Record]) -> dict[str, float]:
     matches = [match for record in records for match in matched(record.found, record.true)]
     overlaps = np.array([overlap for overlap, _, _ in matches])
     true, found = (max(1, sum(len(getattr(r, name)) for r in records)) for name in ("true", "found"))
+    scores, is_right = _scored(records)
     apart = [np.linalg.norm(a.center - b.center) for _, a, b in matches]
     return {
         "iou": float(overlaps.mean()) if len(overlaps) else np.nan,
@@ -51,7 +55,29 @@ def measure(records: Sequence[Record]) -> dict[str, float]:
         "recall25": int((overlaps >= IOU).sum()) / true,
         "precision": len(overlaps) / found,
         "center_m": float(np.median(apart)) if apart else np.nan,
+        "score": float(np.median(scores)) if len(scores) else np.nan,
+        "score_auroc": _auroc(scores, is_right),
     }
+
+
+def _scored(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
+    """Scores [N] of all found boxes whose score is known, and whether each is right [N]."""
+    scores, is_right = [], []
+    for record in records:
+        right = {id(a) for overlap, a, _ in matched(record.found, record.true) if overlap > IOU}
+        known = [box for box in record.found if np.isfinite(box.score)]
+        scores += [box.score for box in known]
+        is_right += [id(box) in right for box in known]
+    return np.array(scores), np.array(is_right, bool)
+
+
+def _auroc(scores: np.ndarray, is_right: np.ndarray) -> float:
+    """Probability that a right box has a higher score than a wrong one; ties count half."""
+    good, bad = scores[is_right], scores[~is_right]
+    if not len(good) or not len(bad):
+        return np.nan
+    ranks = rankdata(np.concatenate([good, bad]))[: len(good)].sum()
+    return float((ranks - len(good) * (len(good) + 1) / 2) / (len(good) * len(bad)))
 
 
 def matched(found: Sequence[Box3D], true: Sequence[Box3D]) -> list[tuple[float, Box3D, Box3D]]:

@@ -17,6 +17,7 @@ class Box3D:
 
     The columns of ``rotation`` [3, 3] are the box's own axes seen in the camera frame, a right-handed frame: x along
     the length, y along the width, z up. ``size`` [3] is the full extent along them, ``score`` lies in [0, 1].
+    ``center_covariance`` [3, 3] is in camera axes, ``size_covariance`` [3, 3] along the box's own; None: not known.
     """
 
     label: str
@@ -24,6 +25,8 @@ class Box3D:
     center: np.ndarray
     size: np.ndarray
     rotation: np.ndarray
+    center_covariance: np.ndarray | None = None
+    size_covariance: np.ndarray | None = None
 
     def corners(self) -> np.ndarray:
         """The eight corners [8, 3]."""

@@ -7,7 +7,6 @@ relative error of a point against the plane at any distance and angle, which is 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +18,6 @@ ROUGHNESS = 0.01  # metres: how uneven floors and walls are, and the last digit 
 SIGMAS = 2.0  # of the noise: how far off a plane its points may be
 REFINEMENTS = 3  # least-squares steps from the three points of a hypothesis to all that it holds
 MIN_POINTS = 6  # a plane of fewer is a coincidence
-MAX_TILT_DEG = 60.0  # between the camera's own up and the floor's normal: how far a camera pitches and rolls
-FLOOR_SHARE = 0.15  # of a frame's points: a floor smaller than this is not trusted with the direction of gravity
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +64,8 @@ def relative_noise(points: np.ndarray) -> float:
     return float(np.quantile(np.abs(bend), 0.3) / 0.385 / np.sqrt(6.0))  # 30 % of normal errors are below 0.385 σ
 
 
-def floor_plane(points: np.ndarray, noise: float) -> Plane | None:
-    """The plane below the camera, at most 60° from level in its axes, that holds most points [N, 3]; or None.
+def largest_plane(points: np.ndarray, noise: float) -> Plane | None:
+    """The plane, in any direction, that holds most points [N, 3]; or None.
 
     ``noise`` is the standard deviation of the relative error in range.
     """
@@ -76,13 +73,12 @@ def floor_plane(points: np.ndarray, noise: float) -> Plane | None:
         return None
     triples = points[np.random.default_rng(0).integers(0, len(points), (HYPOTHESES, 3))]
     regular = np.abs(np.linalg.det(triples)) > 1e-9 * np.prod(triples[:, :, 2], axis=1)
-    m = np.linalg.solve(triples[regular], np.ones((regular.sum(), 3, 1)))[..., 0]
-    candidates = _below(m)
+    candidates = np.linalg.solve(triples[regular], np.ones((regular.sum(), 3, 1)))[..., 0]
     for _ in range(REFINEMENTS):
         held = np.abs(candidates @ points.T - 1.0) < _tolerance(candidates, noise)[:, None]
         normal_matrix = np.einsum("kn,ni,nj->kij", held, points, points, optimize=True)
         candidates = np.linalg.solve(normal_matrix + 1e-9 * np.eye(3), (held @ points)[..., None])[..., 0]
-    best = _best(_below(candidates), points, noise, opaque=True)
+    best = _best(candidates, points, noise, opaque=True)
     return None if best is None else _plane(best)
 
 
@@ -111,19 +107,6 @@ def upright_plane(points: np.ndarray, noise: float, up: np.ndarray) -> Plane | N
     return None if best is None else _plane(best)
 
 
-def up_from_floor(points: np.ndarray) -> np.ndarray | None:
-    """The direction against gravity, a unit vector [3] in camera axes, from points [N, 3] all over the frame.
-
-    It is the normal of the largest plane that a camera could stand over; None where no such plane holds a fair
-    share of the points.
-    """
-    noise = relative_noise(points)
-    floor = floor_plane(points, noise)
-    if floor is None or floor.holds(points, noise).mean() < FLOOR_SHARE:
-        return None
-    return floor.normal
-
-
 def _best(candidates: np.ndarray, points: np.ndarray, noise: float, opaque: bool) -> np.ndarray | None:
     """The candidate m of [M, 3] with m · p = 1 for most points, or None where that is fewer than MIN_POINTS.
 
@@ -148,8 +131,3 @@ def _tolerance(m: np.ndarray, noise: float) -> np.ndarray:
 def _plane(m: np.ndarray) -> Plane:
     distance = 1.0 / np.linalg.norm(m)
     return Plane(-m * distance, float(distance))
-
-
-def _below(m: np.ndarray) -> np.ndarray:
-    """Those of the planes m [M, 3] that a camera could stand over."""
-    return m[-m @ CAMERA_UP > math.cos(math.radians(MAX_TILT_DEG)) * np.linalg.norm(m, axis=1)]

@@ -9,7 +9,7 @@ import numpy as np
 
 from vlm3_ros.camera import Camera, from_references, to_references, unified
 from vlm3_ros.config import Config
-from vlm3_ros.geometry import boxes, planes
+from vlm3_ros.geometry import boxes, gravity, planes
 from vlm3_ros.geometry.box3d import Box3D
 from vlm3_ros.perception.depth import ask_depth
 from vlm3_ros.perception.scene import Samples
@@ -23,7 +23,8 @@ def perceive_objects(sight: Sight, config: Config, scene_samples: Samples | None
     """The things with configured names as boxes in camera axes; None where it is not known whether there are any,
     because none was found and an answer was no list.
 
-    ``scene_samples`` of the whole frame, where there are any, tell which way is up.
+    ``scene_samples`` of the whole frame, where there are any, tell which way is up; the answers about all boxes do
+    so otherwise.
     """
     settings, camera = config.objects, sight.frame.camera
     if not settings.labels:
@@ -38,14 +39,17 @@ def perceive_objects(sight: Sight, config: Config, scene_samples: Samples | None
     asked = [_shown_pixels(sight, edges, settings.points) for edges in corners]
     samples = ask_depth(sight, config, np.concatenate([pixels for pixels, _ in asked]))
     split = np.cumsum([len(pixels) for pixels, _ in asked])[:-1]
-    up = None if scene_samples is None else _up(scene_samples, camera)
+    clouds = np.split(samples.points(camera), split)
+    scene = [] if scene_samples is None else [scene_samples.points(camera)]
+    noise = float(np.median([planes.relative_noise(_known(points)) for points in (*scene, *clouds)]))
+    up = gravity.up(_known(np.concatenate(scene or clouds)), noise)
     lifted = []
-    for (box, score), edges, (_, inside), points in zip(
-        found, corners, asked, np.split(samples.points(camera), split), strict=True
+    for (box, score), edges, (_, inside), points, spread in zip(
+        found, corners, asked, clouds, np.split(samples.spread, split), strict=True
     ):
         known = np.isfinite(points).all(axis=-1)
-        limits = boxes.sight_planes(tuple(edges), camera)
-        fitted = boxes.fit_box(box.label, score, points[known], inside[known], limits, up)
+        outline = boxes.outline(tuple(edges), camera)
+        fitted = boxes.fit_box(box.label, score, points[known], inside[known], outline, up, noise, spread[known])
         if isinstance(fitted, Refusal):
             sight.tally.refuse(fitted)
         else:
@@ -63,8 +67,8 @@ def _shown_pixels(sight: Sight, edges: np.ndarray, count: int) -> tuple[np.ndarr
 def _find(sight: Sight, config: Config) -> tuple[list[tuple[Box2D, float]], bool]:
     """2D boxes of the named things with their scores, the likeliest first; and whether every name got a list.
 
-    A score is the probability of the answer that the box is in, shared evenly among its boxes: the product of those
-    of one answer is the answer's own, so that many chairs are not less likely than one door.
+    A score is the probability that the list goes on with this thing instead of ending or naming another: of the
+    tokens that say so, not of those that say where its corners are.
     """
     labels = config.objects.labels
     view, _ = sight.look("grounding", lambda c, scale: unified(c, grounding.FOCAL, config.camera.max_tokens, scale))
@@ -72,7 +76,7 @@ def _find(sight: Sight, config: Config) -> tuple[list[tuple[Box2D, float]], bool
     is_certain = True
     for label, answer in zip(labels, sight.ask(view, [grounding.question(label) for label in labels]), strict=True):
         assert answer is not None  # without a budget every question is answered
-        read = answer.read(partial(grounding.parse, label=label))
+        read = answer.read(partial(grounding.parse_located, label=label))
         if answer.is_cut:
             sight.tally.refuse(Refusal(Reason.CUT_OFF, answer.text))
         elif isinstance(read, Refusal):
@@ -80,7 +84,7 @@ def _find(sight: Sight, config: Config) -> tuple[list[tuple[Box2D, float]], bool
         if isinstance(read, Refusal):
             is_certain = False
         else:
-            found += [(box, answer.probability ** (1 / len(read))) for box in read]
+            found += [(box, answer.probability_of(spans)) for box, spans in read]
     found.sort(key=lambda one: -np.nan_to_num(one[1]))  # NaN: a server that gives no probabilities
     return found[: config.objects.max_boxes], is_certain
 
@@ -98,7 +102,17 @@ def ask_about(sight: Sight, config: Config, text: str, regions: Sequence[Sequenc
     return answer
 
 
-def _up(samples: Samples, camera: Camera) -> np.ndarray | None:
-    """The direction against gravity in camera axes, where the frame shows a floor."""
-    points = samples.points(camera)
-    return planes.up_from_floor(points[np.isfinite(points).all(axis=-1)])
+def confidence(answer: Answer) -> float:
+    """Probability in [0, 1] of what an answer to a spatial question says; NaN if not known.
+
+    Of the yes or no, the hour or the first length; of any other text the geometric mean over its tokens.
+    """
+    part = objects.decisive(answer.text)
+    if part is None or not answer.pieces:
+        return answer.mean_probability
+    return answer.probability_of([part])
+
+
+def _known(points: np.ndarray) -> np.ndarray:
+    """Those of the points [N, 3] that are not NaN."""
+    return points[np.isfinite(points).all(axis=-1)]

@@ -13,6 +13,7 @@ from vlm3_ros.config import Config
 from vlm3_ros.geometry.frames import bare
 from vlm3_ros.geometry.motion import Pose
 from vlm3_ros.perception import Frame, Perception, Scene
+from vlm3_ros.perception.objects import confidence
 from vlm3_ros.ros import ask, diagnostics, messages
 from vlm3_ros.ros.continuity import Continuity
 from vlm3_ros.ros.diagnostics import CameraRecord, NodeRecord
@@ -99,7 +100,7 @@ class Perceiver:
         self._perception.config = self.config
         answer = self._perception.ask(frame, ask.question(request), ask.regions(request))
         return Ask.Response(
-            success=True, answer=answer.text, confidence=answer.probability, header=messages.header(frame)
+            success=True, answer=answer.text, confidence=confidence(answer), header=messages.header(frame)
         )
 
     def _perceive(self, frame: Frame, wanted: set[str], config: Config, record: CameraRecord) -> None:

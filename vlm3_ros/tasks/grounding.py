@@ -45,6 +45,9 @@ _SEEING = frozenset(
 )
 _NOTHING = frozenset(("none", "nothing"))
 _UNSURE = frozenset(("tell", "determine", "say", "sure", "know", "unclear", "uncertain", "whether", "if", "sorry"))
+_CORNERS = re.compile(r"[\[(]\s*(-?[0-9][0-9.,\s()\[\]-]*)[\])]")  # of one thing, whatever brackets they have
+
+Spans = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -89,36 +92,52 @@ def parse(text: str, label: str, duplicate_iou: float = 0.9) -> list[Box2D] | Re
     - labels that mean the one that was asked: none at all, its plural, an article or a number with it, and what ends
       in it ("office chair" is a chair, "chair leg" is none).
     """
+    located = parse_located(text, label, duplicate_iou)
+    return located if isinstance(located, Refusal) else [box for box, _ in located]
+
+
+def parse_located(text: str, label: str, duplicate_iou: float = 0.9) -> list[tuple[Box2D, Spans]] | Refusal:
+    """As `parse`, and with each box the parts of the text, as (start, end), that say that there is one more thing and
+    what it is: all from the end of the box before it to its own end, but for its corners."""
     answered = without_think(text)
+    shift = len(text) - len(answered)
     items = _json_objects(answered) or ([] if "{" in answered else _bare(answered))
     if not items:
         return [] if _says_nothing(answered, label) else Refusal(Reason.UNPARSED, text)
-    boxes: list[Box2D] = []
-    for item in items:
+    boxes: list[tuple[Box2D, Spans]] = []
+    before = 0
+    for item, start, end in items:
         box = _box(item, label)
-        if box and not any(box.iou(b) > duplicate_iou for b in boxes):
-            boxes.append(box)
+        if box and not any(box.iou(b) > duplicate_iou for b, _ in boxes):
+            corners = _CORNERS.search(answered, start, end)
+            inner, outer = corners.span(1) if corners else (end, end)
+            boxes.append((box, ((shift + before, shift + inner), (shift + outer, shift + end))))
+        before = end
     return boxes or Refusal(Reason.OUT_OF_RANGE, text)
 
 
-def _json_objects(text: str) -> list[dict[str, object]]:
-    """The first JSON objects in ``text``, whatever list, code fence or prose surrounds them or is cut off."""
-    found: list[dict[str, object]] = []
+def _json_objects(text: str) -> list[tuple[dict[str, object], int, int]]:
+    """The first JSON objects in ``text`` and where they stand, whatever list, code fence or prose surrounds them or
+    is cut off."""
+    found: list[tuple[dict[str, object], int, int]] = []
     for candidate in islice(_OBJECT.finditer(text), MAX_BOXES):
         quoted = candidate[0] if '"' in candidate[0] else candidate[0].replace("'", '"')
         for written in (candidate[0], _TRAILING_COMMA.sub(r"\1", quoted)):
             with suppress(ValueError, RecursionError):
-                found.append(json.loads(written))
+                found.append((json.loads(written), *candidate.span()))
                 break
-    return [item for item in found if item]
+    return [item for item in found if item[0]]
 
 
-def _bare(text: str) -> list[dict[str, object]]:
-    """Four numbers in brackets, or two pairs of them, with the words that stand right before as their label."""
-    found: list[dict[str, object]] = []
-    for match in islice(_BARE.finditer(_MARKUP.sub("", text)), MAX_BOXES):
+def _bare(text: str) -> list[tuple[dict[str, object], int, int]]:
+    """Four numbers in brackets, or two pairs of them, with the words that stand right before as their label, and where
+    they stand; that is somewhere in the text where it has markup."""
+    found: list[tuple[dict[str, object], int, int]] = []
+    plain = _MARKUP.sub("", text)
+    for match in islice(_BARE.finditer(plain), MAX_BOXES):
         named = {"label": match[1]} if match[1] and not match[1].endswith(" ") else {}
-        found.append({"bbox_2d": [float(n) for n in match.groups()[1:]], **named})
+        span = match.span() if plain == text else (0, len(text))
+        found.append(({"bbox_2d": [float(n) for n in match.groups()[1:]], **named}, *span))
     return found
 
 

@@ -161,6 +161,16 @@ def direction_answer(a: Region, b: Region, hour: int) -> str:
     return f"{name(b)} is roughly at {hour} o'clock from {name(a)}."
 
 
+def decisive(text: str) -> tuple[int, int] | None:
+    """Which part of an answer, as (start, end), its meaning hangs on: the word that confirms or denies, the hour, the
+    first length with its unit; None for any other text."""
+    for pattern in (_NO, _YES, _CLOCK, _LENGTH):
+        found = pattern.match(text) if pattern in (_NO, _YES) else pattern.search(text)
+        if found:
+            return (found.start(1), found.end()) if pattern in (_CLOCK, _LENGTH) else (0, found.end())
+    return None
+
+
 def parse_yes_no(text: str) -> bool | Refusal:
     """Whether the answer confirms what the question states.
 

@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import numpy as np
 import torch
@@ -215,13 +215,21 @@ class EngineView:
             self._engine.chunks.fitted(len(rows))
             kind.needed(own.used - max(len(row.suffix) for row in rows))
             return [
-                Answer(text, math.exp(sum(row.logs)), of_row, len(row.tokens), row.is_cut)
+                Answer(text, math.exp(sum(row.logs)), of_row, len(row.tokens), row.is_cut, self._pieces(row, grammar))
                 for row, text, of_row in zip(rows, texts, numbers, strict=True)
             ]
         for row in rows:
             row.forget()
         self._engine.chunks.shrink(len(rows))
         return []
+
+    def _pieces(self, row: Row, grammar: Grammar) -> tuple[tuple[str, float], ...]:
+        """The tokens of an answer in words as text, with their log-probabilities; nothing where numbers are meant."""
+        if grammar.numbers:
+            return ()
+        lengths = [len(self._engine.checkpoint.text(row.tokens[:k])) for k in range(len(row.tokens) + 1)]
+        text = self._engine.checkpoint.text(row.tokens)
+        return tuple((text[a:b], log) for (a, b), log in zip(pairwise(lengths), row.logs, strict=True))
 
     def _learn(self, rows: Sequence[Row], learner: Learner) -> None:
         if learner.needs_samples:

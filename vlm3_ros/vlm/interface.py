@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -29,13 +30,18 @@ class Picture:
 
 @dataclass(frozen=True)
 class Answer:
-    """The text of a greedy answer and how sure the model was of it."""
+    """The text of a greedy answer and how sure the model was of it.
+
+    ``pieces`` are the tokens of an answer in free words (its grammar has no numbers) as text, each with its
+    log-probability given all before it; empty where that is not known.
+    """
 
     text: str
     probability: float  # of the text given the question: the product over its tokens, in [0, 1]; NaN if not known
     numbers: tuple[Distribution, ...] = field(default=())  # one per number of the grammar; empty where not measured
     tokens: int = 0  # length of the answer, the token that ends it included; 0 where not known
     is_cut: bool = False  # the token limit ended it
+    pieces: tuple[tuple[str, float], ...] = field(default=())
 
     def read(self, parse: Callable[[str], T | Refusal]) -> T | Refusal:
         """What a task's parser finds in it.
@@ -48,6 +54,23 @@ class Answer:
             return value
         is_missing = self.is_cut and value.reason is Reason.UNPARSED
         return Refusal(Reason.CUT_OFF if is_missing else value.reason, self.text)
+
+    def probability_of(self, spans: Sequence[tuple[int, int]]) -> float:
+        """Of the parts of the text from start to end [characters], each given all before it: the product over the
+        tokens they touch. Where single tokens are not known it is that of the whole text, which is not more."""
+        if not self.pieces:
+            return self.probability
+        total, start = 0.0, 0
+        for text, log in self.pieces:
+            end = start + len(text)
+            total += log if any(start < b and a < end for a, b in spans) else 0.0
+            start = end
+        return math.exp(total)
+
+    @property
+    def mean_probability(self) -> float:
+        """Geometric mean over the tokens, so that a long answer is not less sure than a short one."""
+        return self.probability ** (1 / max(1, self.tokens))
 
 
 class View(Protocol):

@@ -191,11 +191,20 @@ def _read(reply: Any) -> Answer:
     Raises KeyError, IndexError, TypeError or AttributeError where the reply has another form.
     """
     choice = reply["choices"][0]
-    logs = [token["logprob"] for token in (choice.get("logprobs") or {}).get("content") or []]
+    content = (choice.get("logprobs") or {}).get("content") or []
+    logs = [token["logprob"] for token in content]
+    text, probability = _text(choice["message"]), _probability(logs)
     used = (reply.get("usage") or {}).get("completion_tokens")
     tokens = len(logs) or (used if type(used) is int and used >= 0 else 0)
     is_cut = choice.get("finish_reason") == "length"
-    return Answer(_text(choice["message"]), _probability(logs), tokens=tokens, is_cut=is_cut)
+    pieces = () if math.isnan(probability) else _pieces(text, content)
+    return Answer(text, probability, tokens=tokens, is_cut=is_cut, pieces=pieces)
+
+
+def _pieces(text: str, content: list[Any]) -> tuple[tuple[str, float], ...]:
+    """The tokens of a text with their log-probabilities; none where a server names them by their numbers."""
+    pieces = tuple((str(token.get("token") or ""), min(0.0, token["logprob"])) for token in content)
+    return pieces if "".join(piece for piece, _ in pieces).startswith(text) else ()
 
 
 def _text(message: Any) -> str:

@@ -1,7 +1,5 @@
 """How well 3D boxes fit recorded truth, and what one costs, as JSON.
 
-python -m benchmarks.boxes FOLDER… [--noise 0.05]
-
 Each folder holds depth images, poses and 3D boxes, described by a manifest.json. The 2D box is the outline of the
 object's mask, or of its projected 3D box where there are no masks, cut at the image's border; the depth answers are
 the true depth with two decimals, after multiplicative log-normal noise. Gravity comes from the frame's own depth.
@@ -9,24 +7,19 @@ the true depth with two decimals, after multiplicative log-normal noise. Gravity
 
 from __future__ import annotations
 
-import os
-
-os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
-
-import argparse
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from vlm3_ros.camera import Camera
-from vlm3_ros.geometry import planes
+from vlm3_ros.geometry import gravity
 from vlm3_ros.geometry.box3d import Box3D
-from vlm3_ros.geometry.boxes import fit_box, sample_pixels, sight_planes
+from vlm3_ros.geometry.boxes import fit_box, outline as sight, sample_pixels
 
 MIN_MASK_PX = 150  # a smaller piece of an object is no detection
 MIN_IN_VIEW = 0.7  # of the outline of the projected box
@@ -89,34 +82,26 @@ def evaluate(folder: Path, noise: float = 0.0, count: int = 120) -> tuple[dict[s
     ious, seconds = defaultdict(list), []
     for camera, depth, seen in detections(folder):
         grid = np.mgrid[GRID_PX // 2 : camera.width : GRID_PX, GRID_PX // 2 : camera.height : GRID_PX]
-        up = planes.up_from_floor(answers(camera, depth, grid.reshape(2, -1).T, noise, rng)[0])
+        up = gravity.up(answers(camera, depth, grid.reshape(2, -1).T, noise, rng)[0], noise)
         for truth, edges in seen:
             pixels, inside = sample_pixels(edges, camera.size, count)
             points, known = answers(camera, depth, pixels, noise, rng)
             start = time.process_time()
-            box = fit_box(truth.label, 1.0, points, inside[known], sight_planes(edges, camera), up)
+            box = fit_box(truth.label, 1.0, points, inside[known], sight(edges, camera), up)
             seconds.append(time.process_time() - start)
             ious[truth.label].append(box.iou(truth) if isinstance(box, Box3D) else 0.0)
     return ious, seconds
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs="+")
-    parser.add_argument("--noise", type=float, default=0.0, help="standard deviation of ln(answer / truth)")
-    parser.add_argument("--count", type=int, default=120, help="depth questions per box")
-    arguments = parser.parse_args()
+def report(folders: Sequence[Path], noise: float = 0.0, count: int = 120) -> None:
+    """Print the results of some folders as JSON."""
     results = {}
-    for folder in arguments.folders:
-        ious, seconds = evaluate(folder, arguments.noise, arguments.count)
+    for folder in folders:
+        ious, seconds = evaluate(folder, noise, count)
         results[folder.name] = {
             "mean_iou": {label: round(float(np.mean(values)), 3) for label, values in sorted(ious.items())},
             "min_iou": {label: round(min(values), 3) for label, values in sorted(ious.items())},
             "boxes": {label: len(values) for label, values in sorted(ious.items())},
             "fit_ms": {"median": round(float(np.median(seconds)) * 1e3, 2), "max": round(max(seconds) * 1e3, 2)},
         }
-    print(json.dumps({"noise": arguments.noise, "count": arguments.count, "results": results}, indent=2))
-
-
-if __name__ == "__main__":
-    main()
+    print(json.dumps({"noise": noise, "count": count, "results": results}, indent=2))
