@@ -19,7 +19,8 @@ import numpy as np
 from vlm3_ros.camera import Camera
 from vlm3_ros.geometry import gravity
 from vlm3_ros.geometry.box3d import Box3D
-from vlm3_ros.geometry.boxes import fit_box, outline as sight, sample_pixels
+from vlm3_ros.geometry.boxes import fit_box, sample_pixels
+from vlm3_ros.geometry.boxes import outline as sight
 
 MIN_MASK_PX = 150  # a smaller piece of an object is no detection
 MIN_IN_VIEW = 0.7  # of the outline of the projected box

@@ -111,8 +111,8 @@ def facing(evidence: Evidence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Centre [3], size [3] and rotation [3, 3] of a box that faces the camera: what is left to say where answers are
     too noisy for a shape.
 
-    Its front is at the depth of the inner half of the 2D box, by all answers that agree with that. There it is as high as that, and a little less
-    wide and deep, as most things are seen at an angle.
+    Its front is at the depth of the inner half of the 2D box, by all answers that agree with that. There it is as
+    high as the 2D box, and a little less wide and deep, as most things are seen at an angle.
     """
     tangent = evidence.rays[:, :2]
     away = np.abs(tangent - np.median(tangent, axis=0)) / np.maximum(np.ptp(tangent, axis=0), 1e-9)
@@ -125,8 +125,9 @@ def facing(evidence: Evidence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return front + evidence.upright[:, 1] * size[1] / 2, np.maximum(size, ROUGHNESS), evidence.upright
 
 
-# Draws are rows (yaw, ln(length / width), ln(depth of the front), shape, by how much the box goes beyond the four edges in units
-# of the 2D box's angular size). Shape is a normal variable: what is beyond ROUND is an upright cylinder in its box.
+# Draws are rows (yaw, ln(length / width), ln(depth of the front), shape, by how much the box goes beyond the four
+# edges in units of the 2D box's angular size). Shape is a normal variable: what is beyond ROUND is an upright
+# cylinder in its box.
 
 
 def _first(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
@@ -227,8 +228,11 @@ def _solids(x: np.ndarray, evidence: Evidence) -> _Solids:
 
 
 def _scale(x: np.ndarray, solids: _Solids, evidence: Evidence) -> np.ndarray:
-    """How much farther away [H] solids are than one metre: their fronts, in the middle of the 2D box, are at the depth
-    of the draw. That depth is what answers say; the centre's depends on how deep a solid is."""
+    """How much farther away [H] solids are than one metre.
+
+    Their fronts, in the middle of the 2D box, are at the depth of the draw. That depth is what answers say; the
+    centre's depends on how deep a solid is.
+    """
     middle = evidence.direction / evidence.direction[2]
     front = _through(solids, middle[None])[0][:, 0]
     return np.exp(x[:, 2]) / np.where(np.isfinite(front), front, 1.0)
@@ -322,4 +326,12 @@ def _normal(z: np.ndarray) -> np.ndarray:
 def _draws(x: np.ndarray, evidence: Evidence, log_weight: np.ndarray) -> Draws:
     solids = _solids(x, evidence)
     scale = _scale(x, solids, evidence)[:, None]
-    return Draws(solids.center * scale, 2.0 * solids.half * scale, x[:, 0], solids.axes, solids.is_round, weights(log_weight), flattened(log_weight))
+    return Draws(
+        solids.center * scale,
+        2.0 * solids.half * scale,
+        x[:, 0],
+        solids.axes,
+        solids.is_round,
+        weights(log_weight),
+        flattened(log_weight),
+    )

@@ -149,9 +149,7 @@ def _surroundings(ring: np.ndarray, noise: float, up: np.ndarray) -> tuple[Plane
 # ------------------------------------------------------------------------------------------- one box of many draws
 
 
-def _middle(
-    draws: Draws, upright: np.ndarray, common: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _middle(draws: Draws, upright: np.ndarray, common: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Centre [3], size [3] and rotation [3, 3] of the box that overlaps most, on average, with what may be there: the
     mean of the draws that are like it.
 

@@ -76,7 +76,7 @@ def _guesses(points: np.ndarray, noise: float) -> np.ndarray:
             break
         normals.append(plane.normal)
         left = left[~plane.holds(left, noise)]
-    ups = [normal for normal in normals] + [np.cross(a, b) for a, b in combinations(normals, 2)]
+    ups = list(normals) + [np.cross(a, b) for a, b in combinations(normals, 2)]
     found = []
     for direction in ups:
         if (length := np.linalg.norm(direction)) < 0.3:
@@ -107,11 +107,13 @@ def _first(points: np.ndarray, guesses: np.ndarray) -> np.ndarray:
 
 
 def _log_posterior(x: np.ndarray, rays: np.ndarray, logs: np.ndarray, allowed: float) -> np.ndarray:
-    """Logarithm of the posterior [H], but for a constant, of answers at ``rays`` [N, 3] with ln(depth) ``logs`` [N]."""
+    """Log posterior [H], but for a constant, of answers at ``rays`` [N, 3] with ln(depth) ``logs`` [N]."""
     axes = _axes(x)
     toward = axes @ rays.T  # [H, right ahead up, N]
     near = np.exp(-x[:, 3:])[..., None]
-    inverse = np.maximum(toward[:, 1] * near[:, 1], np.abs(toward[:, 0]) * np.where(toward[:, 0] < 0.0, near[:, 2], near[:, 3]))
+    inverse = np.maximum(
+        toward[:, 1] * near[:, 1], np.abs(toward[:, 0]) * np.where(toward[:, 0] < 0.0, near[:, 2], near[:, 3])
+    )
     inverse = np.maximum(inverse, -toward[:, 2] * near[:, 0])
     short = (-np.log(np.maximum(inverse, 1e-3)) - logs) / allowed
     density = ON_ROOM * np.exp(-0.5 * short**2) / (np.sqrt(2.0 * np.pi) * allowed)

@@ -33,8 +33,9 @@ def close_in(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws [H, D] and log weights [H], from ``first`` draws [F, D] with log density ``log_q`` [F].
 
-    The allowed error falls from ``allowed`` to ``exact``; ``steps`` [V, D] are the standard deviations of children about
-    their parents for each, of several kinds (some explore, some refine), and ``count`` how many draws a round has. All log weights are -inf where none is possible.
+    The allowed error falls from ``allowed`` to ``exact``; ``steps`` [V, D] are the standard deviations of children
+    about their parents for each, of several kinds (some explore, some refine), and ``count`` how many draws a round
+    has. All log weights are -inf where none is possible.
     """
     rng = np.random.default_rng(0)
     x, log_weight = first, log_posterior(first, allowed) - log_q

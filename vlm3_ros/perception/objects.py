@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from vlm3_ros.camera import Camera, from_references, to_references, unified
+from vlm3_ros.camera import from_references, to_references, unified
 from vlm3_ros.config import Config
 from vlm3_ros.geometry import boxes, gravity, planes
 from vlm3_ros.geometry.box3d import Box3D

@@ -130,8 +130,8 @@ def _json_objects(text: str) -> list[tuple[dict[str, object], int, int]]:
 
 
 def _bare(text: str) -> list[tuple[dict[str, object], int, int]]:
-    """Four numbers in brackets, or two pairs of them, with the words that stand right before as their label, and where
-    they stand; that is somewhere in the text where it has markup."""
+    """Four numbers in brackets, or two pairs of them, with the words that stand right before as their label, and
+    where they stand; that is somewhere in the text where it has markup."""
     found: list[tuple[dict[str, object], int, int]] = []
     plain = _MARKUP.sub("", text)
     for match in islice(_BARE.finditer(plain), MAX_BOXES):
