@@ -4,8 +4,8 @@ python -m benchmarks.boxes [--rooms 8] [--views 12] [--kinds] [--recorded FOLDER
 
 Rooms of the benchmark's own are seen by cameras of several fields of view, heights and pitches; a model that knows
 the truth answers with noise, through the public pipeline. Beside the product stands `baseline`: the depth in the
-middle of the 2D box, and the 2D box's size at that depth, with the true direction of gravity given. ``--recorded`` measures
-recordings with truth boxes instead (`recorded`).
+middle of the 2D box, and the 2D box's size at that depth, with the true direction of gravity given. ``--recorded``
+measures recordings with truth boxes instead (`recorded`).
 """
 
 from __future__ import annotations

@@ -55,6 +55,14 @@ def sample_pixels(
     return pixels[seen], inside[first][seen]
 
 
+def near(pixels: np.ndarray, box: tuple[float, float, float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the pixels [N, 2] lie in or around a 2D box, as far out as its outer ring, and which of them inside."""
+    low, high = np.reshape(box, (2, 2)) - 0.5
+    margin = RING_MARGINS[-1] * (high - low)
+    around = ((pixels >= low - margin) & (pixels <= high + margin)).all(axis=1)
+    return around, ((pixels >= low) & (pixels <= high)).all(axis=1)
+
+
 def outline(box: tuple[float, float, float, float], camera: Camera, border_px: float = 2.0) -> Outline:
     """A 2D box as planes of sight; an edge within ``border_px`` of the image's border is cut."""
     x1, y1, x2, y2 = box

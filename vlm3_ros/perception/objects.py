@@ -47,6 +47,11 @@ def perceive_objects(sight: Sight, config: Config, scene_samples: Samples | None
     for (box, score), edges, (_, inside), points, spread in zip(
         found, corners, asked, clouds, np.split(samples.spread, split), strict=True
     ):
+        if scene_samples is not None:  # what was asked of the whole frame is evidence too
+            near, within = boxes.near(scene_samples.pixels, tuple(edges))
+            points = np.concatenate([points, scene[0][near]])
+            spread = np.concatenate([spread, scene_samples.spread[near]])
+            inside = np.concatenate([inside, within[near]])
         known = np.isfinite(points).all(axis=-1)
         outline = boxes.outline(tuple(edges), camera)
         fitted = boxes.fit_box(box.label, score, points[known], inside[known], outline, up, noise, spread[known])
