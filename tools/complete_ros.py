@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy
 
 PREFIX = Path(sys.prefix)
-DEFINITIONS = "dimos-lcm==0.1.6"  # a package that carries the .msg files of tf2_msgs and vision_msgs, as of Jazzy
+DEFINITIONS = Path(__file__).resolve().parents[1] / "requirements" / "locked" / "ros-messages.txt"
 PACKAGES = {
     "tf2_msgs": ("builtin_interfaces", "geometry_msgs"),
     "vision_msgs": ("geometry_msgs", "sensor_msgs", "std_msgs"),
@@ -62,8 +62,8 @@ def build_messages() -> None:
     """Generate the missing message packages from their definitions and install them into the environment."""
     with tempfile.TemporaryDirectory(prefix="vlm3-messages-") as folder:
         workspace = Path(folder)
-        download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, DEFINITIONS]
-        subprocess.run(download, check=True)
+        download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+        subprocess.run([*download, "--dest", folder, "-r", DEFINITIONS], check=True)
         with zipfile.ZipFile(next(workspace.glob("*.whl"))) as wheel:
             for name in PACKAGES:
                 _write_package(workspace / "src" / name, name, wheel)
