@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 from ament_index_python.packages import get_package_prefix
 from catkin_pkg.package import parse_package
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import vlm3_ros
 from vlm3_ros.vlm.loading import load
@@ -24,7 +27,7 @@ INTERFACES = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("msg/*.msg"),
 MODULES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("vlm3_ros/**/*.py"))
 SHARED = sorted(str(path.relative_to(ROOT)) for folder in ("launch", "config") for path in ROOT.glob(f"{folder}/*.*"))
 BUNDLED = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("vlm3_ros/bundled/*"))
-EXECUTABLES = ("vlm3", "vlm3_node", "sim_node")
+EXECUTABLES = ("vlm3", "vlm3_node", "sim_node", "play_bag")
 REQUIREMENTS = ("core", "vlm", "offline", "report", "train", "test", "ros-jazzy-wheels")
 
 # Modules whose apt package, as rosdep names it, has another name.
@@ -33,6 +36,7 @@ ROSDEP_KEYS = {
     "cv2": "python3-opencv",
     "numpy": "python3-numpy",
     "scipy": "python3-scipy",
+    "yaml": "python3-yaml",
 }
 NOT_IMPORTED = {"rosbag2", "rosidl_default_runtime", "rviz2"}  # programs, and what generated messages load
 FROM_PIP = {  # requirements/vlm.txt, offline.txt, report.txt and what comes with rosbags
@@ -89,6 +93,24 @@ def test_every_requirement_has_its_reason(name):
     lines = (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
     required = [re.split(r"[<>=\[; ]", line)[0] for line in lines if line and not line.startswith("#")]
     assert [name for name in required if f"`{name}`" not in explained] == []
+
+
+@pytest.mark.parametrize("name", [*REQUIREMENTS, "test-data", "ros-messages"])
+def test_every_requirement_is_locked(name):
+    """In a version that it allows, and with hashes; PyTorch, of which each build has others, without."""
+    python = ".".join(map(str, sys.version_info[:3]))
+    locked: dict[str, tuple[str, bool]] = {}
+    for file in (ROOT / "requirements" / "locked").glob("*.txt"):
+        entries = re.findall(r"^(\S+?)==(\S+) ;(.*?) ?(\\\n(?:.*\\\n)*.*)?$", file.read_text(), re.MULTILINE)
+        for package, version, marker, hashes in entries:
+            if Marker(marker).evaluate({"python_full_version": python}):
+                assert package not in locked
+                locked[package] = (version, "--hash=sha256:" in hashes)
+    lines = (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
+    for requirement in (Requirement(line) for line in lines if line and not line.startswith("#")):
+        version, hashed = locked[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), f"{requirement} is locked as {version}: ./run lock"
+        assert hashed or requirement.name == "torch"
 
 
 @pytest.mark.parametrize("path", INTERFACES, ids=str)
