@@ -7,6 +7,7 @@ default. `python -m vlm3_ros.config` prints the YAML file.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, get_origin, get_type_hints
@@ -35,18 +36,37 @@ class Setting:
     def check(self, value: Any) -> Any:
         """The value in the setting's own type; ConfigError if it cannot be that or is out of range."""
         if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            value = _float(value)
         if self.kind is list and isinstance(value, tuple):
             value = list(value)
         fits = isinstance(value, self.kind) and not (self.kind is int and isinstance(value, bool))
         if not fits or (self.kind is list and not all(isinstance(item, str) for item in value)):
             kind = "list of strings" if self.kind is list else self.kind.__name__
-            raise ConfigError(f"{self.name} must be a {kind}, not {value!r}")
+            raise ConfigError(f"{self.name} must be a {kind}, not {shortened(repr(value))}{_empty(self, value)}")
         if self.choices and value not in self.choices:
-            raise ConfigError(f"{self.name} must be one of {', '.join(self.choices)}, not {value!r}")
+            raise ConfigError(f"{self.name} must be one of {', '.join(self.choices)}, not {shortened(repr(value))}")
         if self.low is not None and self.high is not None and not self.low <= value <= self.high:
-            raise ConfigError(f"{self.name} must be in [{self.low:g}, {self.high:g}], not {value!r}")
+            raise ConfigError(f"{self.name} must be in [{self.low:g}, {self.high:g}], not {shortened(repr(value))}")
         return value
+
+
+def shortened(text: str) -> str:
+    """A text that fits a line."""
+    return text if len(text) <= 100 else f"{text[:80]} … ({len(text)} characters)"
+
+
+def _float(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _empty(setting: Setting, value: Any) -> str:
+    """What to do about a list of nothing: ROS cannot tell of what it is a list, and hands over no value."""
+    if setting.kind is not list or value is not None:
+        return ""
+    return ": ROS drops a list without entries; leave the parameter out for its default, or give an entry"
 
 
 def setting(
@@ -141,6 +161,9 @@ class VlmConfig:
     )
     chunk: int = setting(
         0, "questions answered at a time at most; 0: by free memory, or 64 where a server answers", 0, 4096
+    )
+    preload: bool = setting(
+        False, "load the models when the node is activated, as many as fit, and not when the first frame comes"
     )
     distributions: bool = setting(
         True, "measure the distributions of numbers in answers: confidence and spread, for about a fifth more time"

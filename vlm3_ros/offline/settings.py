@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from vlm3_ros.config import Config, ConfigError, one_checkpoint, settings
+from vlm3_ros import parameter_file
+from vlm3_ros.config import Config, ConfigError, one_checkpoint, settings, shortened
 from vlm3_ros.offline.results import write_whole
 
 OFFLINE = {"cloud.stride": 4}  # every point of depth/image again would be two thirds of the bag
@@ -25,14 +26,16 @@ def read_config(
     The defaults are the node's, but for those in OFFLINE and in ``defaults``. ``model`` is the checkpoint of all
     tasks whatever the file says, but not where one of the values names another.
     """
-    config = Config().updated({**OFFLINE, **(defaults or {}), **dict(_of_file(file) if file else ())})
+    config = Config().updated({**OFFLINE, **(defaults or {}), **(_of_file(file) if file else {})})
     config = config.updated(one_checkpoint(model) if model else {})
     pairs = {}
     for value in values:
         name, equals, text = value.partition("=")
         if not equals:
-            raise ConfigError(f"--set takes NAME=VALUE, not {value!r}")
+            raise ConfigError(f"--set takes NAME=VALUE, not {shortened(repr(value))}")
         kinds = {setting.name: setting.kind for setting in settings()}
+        if name not in kinds:
+            raise ConfigError(f"--set: {(parameter_file.unknown([name]) or [f'{name} is no setting'])[0]}")
         pairs[name] = text if kinds.get(name) is str else _parsed(text, f"--set {name}")
     return config.updated(pairs)
 
@@ -88,22 +91,12 @@ def _is_map(content: Any) -> bool:
     return isinstance(content, dict) and all(isinstance(node, dict | None) for node in content.values())
 
 
-def _of_file(file: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        content = _parsed(file.read_text(), str(file))
-    except OSError as error:
-        raise ConfigError(f"the parameter file cannot be read: {error}") from error
-    for node in (content or {}).values() if isinstance(content, dict) else ():
-        if isinstance(node, dict):
-            yield from _flat(node.get("ros__parameters") or {})
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+def _of_file(file: Path) -> dict[str, Any]:
+    """The settings in a parameter file; what ROS itself has in it, and `ros2 param dump` writes, is passed over."""
+    values = parameter_file.read(file, lambda text: _parsed(text, "it"))
+    if odd := parameter_file.unknown(values):
+        raise ConfigError(f"the parameter file {file}: {odd[0]} (parameters of other nodes go below their own names)")
+    return {name: value for name, value in values.items() if not parameter_file.is_standard(name)}
 
 
 def _parsed(text: str, where: str) -> Any:
@@ -111,3 +104,7 @@ def _parsed(text: str, where: str) -> Any:
         return YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:
         raise ConfigError(f"{where} is no YAML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{where} is nested too deeply") from error
+    except ValueError as error:  # a date or a number that Python cannot hold
+        raise ConfigError(f"{where} has a value that is none: {shortened(str(error))}") from error

@@ -18,6 +18,7 @@ from rclpy.qos import QoSPolicyKind
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.validate_topic_name import validate_topic_name
 
+from vlm3_ros import parameter_file
 from vlm3_ros.config import Config, ConfigError, Setting, settings
 
 # For every publisher and subscription: `qos_overrides.<topic>.publisher.reliability: best_effort`, and so on.
@@ -48,6 +49,9 @@ class Parameters:
                 validate_topic_name(f"{camera}/image")
             except InvalidTopicNameException as error:
                 raise ConfigError(f"node.cameras: {camera!r} cannot begin the name of a topic: {error}") from error
+        # Not by automatically_declare_parameters_from_overrides: that raises on every list without entries.
+        for text in parameter_file.unknown(node._parameter_overrides):
+            node.get_logger().warning(f"{text}; it is ignored")
         node.add_on_set_parameters_callback(self._set)
 
     def _set(self, parameters: list[Parameter]) -> SetParametersResult:
