@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from live import SIZE, Live, compressed, header, image, info, live, picture, stamp
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 from vision_msgs.msg import Detection3DArray
 
@@ -139,6 +140,18 @@ def test_no_camera_info():
         peer.diagnosed(*texts, level=DiagnosticStatus.ERROR)
         perceives(running, image)
         peer.diagnosed("receiving images", level=DiagnosticStatus.OK)
+
+
+def test_camera_info_that_was_published_once_before_the_node_came():
+    """As latched topics are: the publisher keeps its message for who comes later."""
+    kept = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL, reliability=ReliabilityPolicy.RELIABLE)
+    with live(activate=False) as running:
+        peer = running.peer
+        peer.node.create_publisher(CameraInfo, "camera_info", kept).publish(info())
+        running.node.trigger_configure()
+        running.node.trigger_activate()
+        depth, images = peer.listen(Image, "depth/image"), peer.connected(Image, "image")
+        peer.until_sent(lambda: images.publish(image(peer.next_stamp())), lambda: depth, "depth")
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 300)])

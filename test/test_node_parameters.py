@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import rclpy
 import ros
 from live import Live, Peer, image, info, live
 from rcl_interfaces.msg import Parameter, ParameterValue, SetParametersResult
 from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters, SetParametersAtomically
+from rclpy.node import Node
 from rclpy.parameter import Parameter as Value
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
-from vlm3_ros.config import settings
+from vlm3_ros.config import Config, settings
+from vlm3_ros.ros.stream import Stream
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +167,47 @@ def test_namespace_remapping_and_parameter_file(tmp_path: Path):
         peer.close()
 
 
+REMAPPED = {
+    "base": (["image:=/cam/image_raw"], "/cam/image_raw/compressed"),
+    "base of a namespace": (["image:=cam/image_raw"], "/remapped/cam/image_raw/compressed"),
+    "the topic itself": (["image/compressed:=/cam/jpegs"], "/cam/jpegs"),
+    "both": (["image:=/cam/image_raw", "image/compressed:=/cam/jpegs"], "/cam/jpegs"),
+    "nothing": ([], "/remapped/image/compressed"),
+}
+
+
+@pytest.mark.parametrize("case", REMAPPED)
+def test_compressed_topic_follows_the_image_topic(case):
+    rules, topic = REMAPPED[case]
+    arguments = ["--ros-args", "-r", "__ns:=/remapped", *(word for rule in rules for word in ("-r", rule))]
+    config = Config().updated({"node.image_transport": "compressed"})
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = Node("eyes", cli_args=arguments, context=context)
+    try:
+        assert Stream(node, "", config, threading.Condition()).image_topic == topic
+    finally:
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def test_unknown_parameters_are_said_with_the_nearest_name(tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "/**:\n  ros__parameters:\n    depth: {pionts: 12}\n    use_sim_time: false\n    somebody: {elses: 1}\n"
+        "    qos_overrides: {/camera_info: {subscription: {depth: 1}}}\n"
+    )
+    policy = {"qos_overrides./image.subscription.depth": 2}
+    parameters = {**ros.answered_by("doubles:slow:0"), "labels": ["chair"], **policy}
+    with ros.node(parameters, "--params-file", str(file)) as process:
+        process.wait_for("perceiving")
+        assert "there is no parameter depth.pionts; is depth.points meant?; it is ignored" in process.output
+        assert "there is no parameter labels; is objects.labels meant?" in process.output
+        assert "there is no parameter somebody.elses; it is ignored" in process.output
+        assert process.output.count("there is no parameter") == 3
+        assert process.interrupt() == 0, process.output
+
+
 WRONG: dict[str, tuple[dict[str, object], list[str]]] = {
     "out of range": ({"depth.points": 0}, ["depth.points", "pixels asked per frame"]),
     "unknown task": ({"node.tasks": ["depth", "smell"]}, ["node.tasks", "smell", "depth, pose, matches, objects"]),
@@ -177,6 +222,15 @@ def test_wrong_value_at_start_ends_the_node(case):
         assert process.wait(60.0) == 2
         assert all(text in process.output for text in texts), process.output
         assert "Traceback" not in process.output
+
+
+def test_list_without_entries_in_a_file_is_explained(tmp_path: Path):
+    file = tmp_path / "empty.yaml"
+    file.write_text("/**:\n  ros__parameters:\n    objects: {labels: []}\n")
+    with ros.node({}, "--params-file", str(file)) as process:
+        assert process.wait(60.0) == 2
+        assert "objects.labels" in process.output
+        assert "ROS drops a list without entries" in process.output
 
 
 def test_wrong_value_in_a_file_ends_the_node(tmp_path: Path):

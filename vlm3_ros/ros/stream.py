@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from vlm3_ros.calibration import Calibration, Rectifier
@@ -40,10 +41,11 @@ class Stream:
         self._rectifier: tuple[Calibration, tuple[int, int], Rectifier] | None = None
         prefix = f"{name}/" if name else ""
         compressed = config.node.image_transport == "compressed"
+        self._node = node
         # Best effort, one deep: fits every publisher, and a slow model wants nothing but the newest frame.
         self._image = node.create_subscription(
             CompressedImage if compressed else Image,
-            f"{prefix}image/compressed" if compressed else f"{prefix}image",
+            _compressed_topic(node, f"{prefix}image") if compressed else f"{prefix}image",
             self._on_image,
             QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT),
             qos_overriding_options=OVERRIDABLE,
@@ -57,6 +59,7 @@ class Stream:
         )
         self.image_topic = str(self._image.topic_name)  # full names
         self.info_topic = str(self._camera_info.topic_name)
+        self._latched: Subscription | None = None
         self._destroy: list[Callable[[], object]] = [
             lambda: node.destroy_subscription(self._image),
             lambda: node.destroy_subscription(self._camera_info),
@@ -79,6 +82,21 @@ class Stream:
             f"images come on {self.image_topic}, but nothing on {self.info_topic}: publish or remap it, or set "
             "camera.hfov_deg"
         )
+
+    def find_latched_info(self) -> None:
+        """Subscribe to a camera_info that was published once, before this node was there, and is kept for others.
+
+        Only where there is a publisher that keeps it: every other one would warn that it cannot serve such a
+        subscription. To be called now and then while `lacks_calibration`.
+        """
+        offered = [end.qos_profile for end in self._node.get_publishers_info_by_topic(self.info_topic)]
+        if self._latched is None and any(qos.durability == DurabilityPolicy.TRANSIENT_LOCAL for qos in offered):
+            qos = QoSProfile(
+                depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+            )
+            latched = self._node.create_subscription(CameraInfo, self.info_topic, self._on_info, qos)
+            self._destroy.append(lambda: self._node.destroy_subscription(latched))
+            self._latched = latched
 
     def close(self) -> None:
         """Unsubscribe."""
@@ -145,3 +163,15 @@ class Stream:
         with self._wake:
             self._info = message
             self._wake.notify()
+
+
+def _compressed_topic(node: Node, image: str) -> str:
+    """Where compressed images of a topic come, as image_transport has it: below what the topic is remapped to.
+
+    A remapping of the compressed topic itself goes before.
+    """
+    own = f"{image}/compressed"
+    remapped = node.resolve_topic_name(own)
+    if remapped != node.resolve_topic_name(own, only_expand=True):
+        return remapped
+    return f"{node.resolve_topic_name(image)}/compressed"
