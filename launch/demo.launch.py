@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, ResetLaunchConfigurations
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
@@ -17,20 +17,28 @@ SHARE = Path(get_package_share_directory("vlm3_ros"))
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The simulator, which waits for the node, and the node that looks for what is in the room."""
+    """The node, which looks for what is in the room, and the simulator, which waits for it."""
     node = PythonLaunchDescriptionSource(str(SHARE / "launch" / "vlm3.launch.py"))
-    arguments = [(name, LaunchConfiguration(name)) for name in ("model", "rviz")]
-    arguments.append(("config", str(SHARE / "config" / "demo.yaml")))
+    value = {name: LaunchConfiguration(name) for name in ("model", "namespace", "config", "rviz")}
     return LaunchDescription(
         [
             DeclareLaunchArgument("model", default_value="bundled", description="hub id, folder or bundled"),
+            DeclareLaunchArgument("namespace", default_value="", description="namespace of simulator and node"),
+            DeclareLaunchArgument(
+                "config",
+                default_value=str(SHARE / "config" / "demo.yaml"),
+                description="parameter file of both",
+            ),
             DeclareLaunchArgument("rviz", default_value="false", description="show the outputs in RViz"),
+            # The other arguments of vlm3.launch.py are for other cameras; here they are not to be had.
+            ResetLaunchConfigurations(value),
+            IncludeLaunchDescription(node, launch_arguments=value.items()),
             Node(
                 package="vlm3_ros",
                 executable="sim_node",
-                parameters=[{"wait_for": "depth/image"}],
+                namespace=value["namespace"],
+                parameters=[value["config"], {"wait_for": "depth/image"}],
                 output="screen",
             ),
-            IncludeLaunchDescription(node, launch_arguments=arguments),
         ]
     )

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from ament_index_python.packages import get_package_prefix
+
 from vlm3_ros.config import one_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,7 +43,8 @@ class Process:
     def __init__(self, *command: object, sources: bool = True):
         environment = {**os.environ, **ENVIRONMENT, "PYTHONUNBUFFERED": "1"}
         if sources:  # the code under test is that of this checkout, whatever was installed
-            environment["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, TEST)))
+            inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)  # ROS itself, if it comes from apt
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), str(TEST), *inherited]))
         else:
             del environment["VLM3_PLUGINS"]
         self._process = subprocess.Popen(
@@ -124,13 +127,17 @@ class Process:
         return self.wait(timeout_s)
 
 
+def executable(name: str) -> Path:
+    """An installed program of this package."""
+    return Path(get_package_prefix("vlm3_ros"), "lib", "vlm3_ros", name)
+
+
 def node(parameters: dict[str, object] | None = None, *arguments: str, sources: bool = True) -> Process:
     """The installed vlm3_node, started as `ros2 run` and launch files start it."""
-    executable = Path(sys.prefix, "lib", "vlm3_ros", "vlm3_node")
     command: Sequence[str] = [
         a for name, value in (parameters or {}).items() for a in ("-p", f"{name}:={_yaml(value)}")
     ]
-    return Process(executable, "--ros-args", *arguments, *command, sources=sources)
+    return Process(executable("vlm3_node"), "--ros-args", *arguments, *command, sources=sources)
 
 
 def _yaml(value: object) -> str:

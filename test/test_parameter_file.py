@@ -24,7 +24,7 @@ FAULTS: dict[str, tuple[bytes | None, str]] = {
     ),
     "misspelt": (b"/**: {ros__parameters: {depth: {pionts: 3}}}", "no parameter depth.pionts; is depth.points meant"),
     "Latin-1": ("/**: {ros__parameters: {objects: {labels: [Tür]}}}".encode("latin-1"), "is not in UTF-8"),
-    "too deep": (b"[" * 5000, "nested too deeply"),
+    "too deep": (b"[" * 1500, "nested too deeply"),
     "too long": (b"/**: {ros__parameters: {depth: {points: " + b"9" * 5000 + b"}}}", "has a value that is none"),
     "no labels": (b"/**: {ros__parameters: {objects: {labels: }}}", "ROS drops a list without entries"),
 }
@@ -84,7 +84,7 @@ def test_what_ros2_param_dump_writes_is_read(tmp_path: Path):
         ("depth.points=" + "9" * 5000, "--set depth.points has a value that is none"),
         ("depth.points=" + "9" * 4000, r"depth.points must be in \[1, 20000\]"),
         ("depth.scale=" + "9" * 4000, r"depth.scale must be in \[0.01, 100\], not inf"),
-        ("depth.points=" + "[" * 5000, "nested too deeply"),
+        ("depth.points=" + "[" * 1500, "nested too deeply"),
         ("depth.answer=" + "x" * 5000, "depth.answer must be one of ray, z"),
         ("depth.pionts=3", "no parameter depth.pionts; is depth.points meant"),
         ("points=3", "no parameter points; is .*points meant"),

@@ -17,6 +17,7 @@ from vlm3_ros.ros.parameters import OVERRIDABLE
 from vlm3_ros.ros.stream import Stream
 from vlm3_ros.vlm.models import Models, ModelStatus
 
+STATE, BUSY = "state", "busy"  # of the node itself: its state in the lifecycle, and whether it has something to do
 RECENT_S = 10.0  # a trouble is what a camera reports for this long
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
@@ -101,19 +102,24 @@ class Reporter:
         state: str,
         fault: str,
         warning: str,
+        busy: bool,
         record: NodeRecord,
         cameras: Sequence[tuple[Stream, CameraRecord]],
         models: Models | None,
         camera_timeout_s: float,
     ) -> None:
-        """One message; ``fault`` says why the node is not configured, ``warning`` what holds it up."""
+        """One message; ``fault`` says why the node is not configured, ``warning`` what holds it up.
+
+        ``busy`` is whether it is at work.
+        """
         message = DiagnosticArray()
         message.header.stamp = self._node.get_clock().now().to_msg()
         name = self._node.get_fully_qualified_name()
         free = models.free_bytes() if models else None
         with record.lock:
             values = {
-                "state": state,
+                STATE: state,
+                BUSY: busy,
                 "memory free (GB)": "" if free is None else free / 1e9,
                 "frames cancelled": record.cancelled,
                 "questions answered": record.answered,

@@ -116,6 +116,8 @@ class Vlm3Node(LifecycleNodeMixin, Node):
         streams = list(self._streams.values())
         perceive = self._perceiver.perceive
         self._worker = Worker(self._wake, streams, perceive, self._cancel, after=self._left_behind)
+        if self.config.vlm.preload:
+            self._worker.submit(self._perceiver.preload)
         topics = ", ".join(stream.image_topic for stream in streams)
         self.get_logger().info(f"perceiving {', '.join(self.config.node.tasks)} of {topics}")
         return super().on_activate(state)
@@ -246,9 +248,11 @@ class Vlm3Node(LifecycleNodeMixin, Node):
         cameras = [(stream, made.records[name]) for name, stream in streams.items()] if made else []
         for stream, _ in cameras:
             if stream.lacks_calibration:
+                stream.find_latched_info()
                 self._occasionally.warn(stream.without_calibration)
         models = made.models if made else None
         warning = HELD_UP if worker is not None and worker.held_up else ""
+        busy = worker is not None and worker.busy
         self._reporter.publish(
-            state, self._fault, warning, self._record, cameras, models, self.config.node.camera_timeout_s
+            state, self._fault, warning, busy, self._record, cameras, models, self.config.node.camera_timeout_s
         )

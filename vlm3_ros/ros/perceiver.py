@@ -25,7 +25,7 @@ from vlm3_ros.ros.transforms import MountError, Transforms
 from vlm3_ros.srv import Ask
 from vlm3_ros.tasks import describe
 from vlm3_ros.vlm import Cancel, Cancelled, ModelError
-from vlm3_ros.vlm.factory import models_for
+from vlm3_ros.vlm.factory import ASKS, models_for
 
 
 class Perceiver:
@@ -58,6 +58,15 @@ class Perceiver:
         for outputs in self.outputs.values():
             outputs.close()
         self._transforms.close()
+
+    def preload(self) -> None:
+        """Load the models before the first frame. Where that fails it is said, and tried again with the frame."""
+        try:
+            self.models.preload(asked for task in self.config.node.tasks for asked in ASKS[task])
+        except Cancelled:
+            pass
+        except Exception as error:
+            self._node.get_logger().error(f"the models could not be loaded beforehand: {_reason(error)}")
 
     def perceive(self, stream: Stream, message: Image | CompressedImage) -> None:
         """Whatever is wrong with one frame is counted and said; the next frame gets its chance."""

@@ -38,6 +38,7 @@ class Worker:
         self._jobs: deque[Callable[[], None]] = deque()
         self._endings: list[Callable[[], None]] = []
         self._stopping = self._ended = False
+        self._at_work = False
         self._is_job = False  # what is in hand
         self._owed_s = 0.0  # to the images, for the jobs before
         self._thread = threading.Thread(target=self._run, name="perception", daemon=True)
@@ -52,6 +53,12 @@ class Worker:
     def held_up(self) -> bool:
         """Whether it waits for a worker that was left behind."""
         return self._after is not None and not self._after.ended
+
+    @property
+    def busy(self) -> bool:
+        """Whether a frame or a job is in hand, or waits."""
+        with self._wake:
+            return self._at_work or bool(self._jobs) or any(stream.waiting for stream in self._streams)
 
     def stop(self, timeout_s: float) -> bool:
         """Cancel what is in hand and drop the jobs that wait; whether the thread ended in time."""
@@ -100,9 +107,11 @@ class Worker:
     def _next_work(self) -> Callable[[], None] | None:
         """What to do next, once there is something; None at the end."""
         with self._wake:
+            self._at_work = False
             self._wake.wait_for(lambda: self._stopping or self._jobs or any(s.waiting for s in self._streams))
             if self._stopping:
                 return None
+            self._at_work = True
             stream = next((s for s in self._streams if s.waiting), None)
             self._is_job = bool(self._jobs) and (stream is None or not self._owed_s)
             if self._is_job:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -92,6 +92,13 @@ class Models:
         finally:
             for name in list(self._loaded):
                 self._close_views(name)
+
+    def preload(self, tasks: Iterable[str]) -> None:
+        """Load the models of these tasks, as many as fit beside each other. Raises ModelError."""
+        for name in dict.fromkeys(map(self._model_of, tasks)):
+            self.cancel.check()
+            if not self._loaded or self._fits(self._source.memory_bytes(name)):
+                self._model(name)
 
     def status(self) -> tuple[ModelStatus, ...]:
         """One entry per model, loaded or not."""
