@@ -56,7 +56,7 @@ def sample_pixels(
 
 
 def near(pixels: np.ndarray, box: tuple[float, float, float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Which pixels [N, 2] lie in or around a 2D box, as far out as its outer ring, and which of them inside: bool [N]."""
+    """Which pixels [N, 2] lie in or around a 2D box, as far out as its outer ring, and which inside: bool [N]."""
     low, high = np.reshape(box, (2, 2)) - 0.5
     margin = RING_MARGINS[-1] * (high - low)
     around = ((pixels >= low - margin) & (pixels <= high + margin)).all(axis=1)
