@@ -9,11 +9,11 @@ import pytest
 from moments import moment, pose
 
 from vlm3_ros.camera import Camera
-from vlm3_ros.offline.metrics import boxes
-from vlm3_ros.offline.metrics.confidence import Reliability
-from vlm3_ros.offline.metrics.depth import DepthScore, depth_errors
-from vlm3_ros.offline.metrics.frames import Frames, live_ages
-from vlm3_ros.offline.metrics.matches import match_errors, true_pixels
+from vlm3_ros.metrics import boxes
+from vlm3_ros.metrics.confidence import Reliability
+from vlm3_ros.metrics.depth import DepthScore, depth_errors
+from vlm3_ros.metrics.frames import Frames, live_ages
+from vlm3_ros.metrics.matches import match_errors, true_pixels
 from vlm3_ros.offline.moments import Moment
 from vlm3_ros.offline.sources import Truth
 

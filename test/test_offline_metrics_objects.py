@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from vlm3_ros.camera import Camera
 from vlm3_ros.geometry.box3d import Box3D
-from vlm3_ros.offline.metrics import answers, boxes
+from vlm3_ros.metrics import answers, boxes
 
 # ------------------------------------------------------------------------------------------------------- boxes
 

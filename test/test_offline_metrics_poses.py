@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from moments import moment, pose
 from scipy.spatial.transform import Rotation
 
-from vlm3_ros.offline.metrics import poses
+from vlm3_ros.metrics import poses
 from vlm3_ros.offline.sources import Truth
 from vlm3_ros.offline.tum import read_trajectory
 

@@ -7,8 +7,8 @@ import pytest
 
 from vlm3_ros.camera import Camera
 from vlm3_ros.config import CameraConfig
-from vlm3_ros.offline.metrics.boundaries import boundary_errors, depth_edges
-from vlm3_ros.offline.metrics.planes import find_planes, fitted, plane_errors
+from vlm3_ros.metrics.boundaries import boundary_errors, depth_edges
+from vlm3_ros.metrics.planes import find_planes, fitted, plane_errors
 from vlm3_ros.offline.opening import open_source
 from vlm3_ros.offline.sources import Choices
 

@@ -12,7 +12,7 @@ from benchmarks.rooms.answerers import Show
 from benchmarks.rooms.place import Place
 from vlm3_ros.config import Config
 from vlm3_ros.learn.data.views import relative_pose
-from vlm3_ros.offline.metrics.poses import AUC_DEG, pair_errors
+from vlm3_ros.metrics.poses import AUC_DEG, pair_errors
 from vlm3_ros.perception.pose import ask_pose
 from vlm3_ros.tasks import Refusal
 

@@ -12,9 +12,9 @@ from vlm3_ros.config import PoseConfig
 from vlm3_ros.geometry import motion
 from vlm3_ros.learn.data import reading
 from vlm3_ros.learn.data.sample import Exchange, Sample
-from vlm3_ros.offline.metrics.depth import depth_errors
-from vlm3_ros.offline.metrics.matches import match_errors
-from vlm3_ros.offline.metrics.poses import pair_errors
+from vlm3_ros.metrics.depth import depth_errors
+from vlm3_ros.metrics.matches import match_errors
+from vlm3_ros.metrics.poses import pair_errors
 from vlm3_ros.perception.pose import read_pose
 from vlm3_ros.tasks import Grammar, Question, Refusal, Words, depth, grounding, matching, objects, pose
 from vlm3_ros.vlm import VLM, Answer

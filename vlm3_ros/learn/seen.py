@@ -16,9 +16,9 @@ from vlm3_ros.learn.looks import SharedPrefix
 from vlm3_ros.learn.picture_heads import PictureHeads
 from vlm3_ros.learn.places import by_picture
 from vlm3_ros.learn.targets import depths_answered, motion_read, places_answered, places_asked
-from vlm3_ros.offline.metrics.depth import depth_errors
-from vlm3_ros.offline.metrics.matches import match_errors
-from vlm3_ros.offline.metrics.poses import pair_errors
+from vlm3_ros.metrics.depth import depth_errors
+from vlm3_ros.metrics.matches import match_errors
+from vlm3_ros.metrics.poses import pair_errors
 
 Read = tuple[Tensor, Tensor]  # what heads have read, and the truth
 

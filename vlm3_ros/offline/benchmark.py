@@ -13,10 +13,10 @@ import numpy as np
 from vlm3_ros.camera import Camera
 from vlm3_ros.config import Config
 from vlm3_ros.geometry import motion
+from vlm3_ros.metrics import answers
+from vlm3_ros.metrics.poses import pair_errors
 from vlm3_ros.offline.labelled import labelled_frame
 from vlm3_ros.offline.labels import DepthLabels, LabelFile, MatchLabels, PoseLabels, QuestionLabels
-from vlm3_ros.offline.metrics import answers
-from vlm3_ros.offline.metrics.poses import pair_errors
 from vlm3_ros.offline.progress import Progress
 from vlm3_ros.offline.sources import FrameError
 from vlm3_ros.perception.depth import ask_depth

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from vlm3_ros.offline.metrics.boundaries import Boundaries
-from vlm3_ros.offline.metrics.boxes import Objects
-from vlm3_ros.offline.metrics.confidence import Confidence
-from vlm3_ros.offline.metrics.depth import Depth
-from vlm3_ros.offline.metrics.frames import Frames
-from vlm3_ros.offline.metrics.group import Group, Metric
-from vlm3_ros.offline.metrics.matches import Matches
-from vlm3_ros.offline.metrics.planes import Planes
-from vlm3_ros.offline.metrics.poses import Pairs, Trajectory
+from vlm3_ros.metrics.boundaries import Boundaries
+from vlm3_ros.metrics.boxes import Objects
+from vlm3_ros.metrics.confidence import Confidence
+from vlm3_ros.metrics.depth import Depth
+from vlm3_ros.metrics.frames import Frames
+from vlm3_ros.metrics.group import Group, Metric
+from vlm3_ros.metrics.matches import Matches
+from vlm3_ros.metrics.planes import Planes
+from vlm3_ros.metrics.poses import Pairs, Trajectory
 from vlm3_ros.offline.moments import Moment
 from vlm3_ros.offline.results import write_json, write_whole
 from vlm3_ros.offline.sources import seconds

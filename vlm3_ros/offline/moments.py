@@ -15,7 +15,7 @@ from vlm3_ros import messages
 from vlm3_ros.camera import Camera
 from vlm3_ros.geometry.box3d import Box3D
 from vlm3_ros.offline.reader import BagReader, Series
-from vlm3_ros.offline.results import RunError
+from vlm3_ros.offline.results import RunError, read_description
 from vlm3_ros.offline.sources import FrameError, Source, Truth, nanoseconds, nearest
 from vlm3_ros.perception import Frame
 
@@ -26,8 +26,11 @@ class Moment:
     Reading is cheap for the newest moment only: what is needed of an earlier one is to be kept when it passes.
     """
 
-    def __init__(self, row: Mapping[str, str], outputs: Mapping[str, Series], truth: Source):
+    def __init__(
+        self, row: Mapping[str, str], settings: Mapping[str, Any], outputs: Mapping[str, Series], truth: Source
+    ):
         self.row = row  # of frames.csv
+        self.settings = settings  # of the run, by name
         self.stamp = nanoseconds(row["stamp"])
         self.error = row["error"]  # why it was not perceived
         self._outputs, self._source = outputs, truth
@@ -68,6 +71,11 @@ class Moment:
         message = self.output("objects")
         return None if message is None else messages.boxes(message)
 
+    @cached_property
+    def matches(self) -> Any:
+        """The vlm3_ros/PixelMatches message."""
+        return self.output("matches")
+
     def _array(self, topic: str) -> np.ndarray | None:
         message = self.output(topic)
         return None if message is None else messages.float_array(message)
@@ -100,6 +108,11 @@ class Moment:
         """Of the rectified image."""
         return None if self._frame is None else self._frame.camera
 
+    @property
+    def valid(self) -> np.ndarray | None:
+        """bool [height, width]: what the raw image shows of the rectified one; None: everything."""
+        return None if self._frame is None else self._frame.valid
+
     @cached_property
     def _frame(self) -> Frame | None:
         try:
@@ -119,6 +132,7 @@ class Moments:
         """Raises RunError if the folder holds no finished run."""
         if not (folder / "bag" / "metadata.yaml").exists():
             raise RunError(f"{folder} holds no finished run: the same `vlm3 run` goes on with it")
+        self._settings = read_description(folder)["settings"]
         bag = BagReader(folder / "bag")
         self._outputs = {topic: Series(bag, topic) for topic in _STAMPED if topic in bag.topics}
         self._truth = truth
@@ -130,7 +144,7 @@ class Moments:
 
     def __iter__(self) -> Iterator[Moment]:
         for row in self._rows:
-            yield Moment(row, self._outputs, self._truth)
+            yield Moment(row, self._settings, self._outputs, self._truth)
 
 
 _STAMPED = ("/depth/image", "/depth/confidence", "/matches", "/camera_pose", "/objects")

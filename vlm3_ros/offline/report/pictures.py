@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 
 from vlm3_ros.drawing import PERCEIVED, TRUE, depth_in_colour, draw_boxes
-from vlm3_ros.offline.metrics.boxes import in_view
+from vlm3_ros.metrics.boxes import in_view
 from vlm3_ros.offline.moments import Moment
 
 WIDTH = 400  # pixels, at most

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.collections import LineCollection
 
-from vlm3_ros.offline.metrics.group import Metric
-from vlm3_ros.offline.metrics.poses import aligned
+from vlm3_ros.metrics.group import Metric
+from vlm3_ros.metrics.poses import aligned
 from vlm3_ros.offline.report.figure import ERROR, INK, MORE, OTHER, PERCEIVED, TRUE, drawing
 
 WIDTH = 11.75  # inches; the page is as wide

@@ -13,8 +13,7 @@ import cv2
 import numpy as np
 
 from vlm3_ros.camera import Camera
-from vlm3_ros.offline.metrics.group import Metric, Metrics
-from vlm3_ros.offline.moments import Moment
+from vlm3_ros.metrics.group import Metric, Metrics, Moment, means, median, wanted
 
 MIN_SHARE = 0.05  # of the image that a plane must fill, as in iBims-1
 TOLERANCE = 0.01  # of the range: how far off a plane its true points may be
@@ -22,54 +21,81 @@ MAX_PLANES = 8
 COARSE = 96  # columns of the image in which planes are looked for
 HYPOTHESES = 150  # for each plane
 REACH = 12  # columns and rows of it between the three points of a hypothesis
-NAMES = ("flatness_m", "orientation_deg", "flatness_true_m")
+NAMES = (
+    "coverage",
+    "flatness_m",
+    "orientation_deg",
+    "flatness_m_answered",
+    "orientation_deg_answered",
+    "flatness_true_m",
+)
+MOST_DEG = 90.0  # between the normals of two planes
 
 
 class Planes:
     """The group `planes`."""
 
     METRICS: ClassVar[Metrics] = {
-        "planes": Metric("planes in the true depth that were compared"),
-        "flatness_m": Metric("how uneven the predicted points of a true plane are", "m", better="less"),
-        "orientation_deg": Metric("angle between predicted and true normal", "°", better="less"),
+        "planes": Metric("planes in the true depth, perceived or not"),
+        "coverage": Metric("share of their pixels that have a predicted depth", better="more"),
+        "flatness_m": Metric("how uneven the predicted points are; unknown: the plane's distance", "m", better="less"),
+        "orientation_deg": Metric("median angle between predicted and true normal; unknown: 90", "°", better="less"),
+        "flatness_m_answered": Metric("how uneven the predicted points are, of those there are alone", "m"),
+        "orientation_deg_answered": Metric("median angle between the normals, of predicted planes alone", "°"),
         "flatness_true_m": Metric("how uneven the true points are themselves", "m"),
     }
 
     def __init__(self) -> None:
-        self._errors: list[tuple[float, float, float]] = []
+        self._errors: list[dict[str, float]] = []
+        self._camera: Camera | None = None  # the last one that was known
 
     def add(self, moment: Moment) -> dict[str, float]:
-        predicted, true, camera = moment.depth, moment.true_depth, moment.camera
-        if predicted is None or true is None or camera is None:
+        true = moment.true_depth if wanted(moment, "depth") else None
+        self._camera = moment.camera or self._camera
+        if true is None or self._camera is None:
             return {}
-        camera = camera.resized(true.shape[1], true.shape[0])
-        found = [
-            errors for plane in find_planes(true, camera) if (errors := plane_errors(predicted, true, plane, camera))
-        ]
+        predicted = np.full(true.shape, np.nan) if moment.depth is None else moment.depth
+        camera = self._camera.resized(true.shape[1], true.shape[0])
+        found = [plane_errors(predicted, true, plane, camera) for plane in find_planes(true, camera)]
         self._errors += found
         return _summary(found)
 
     def result(self) -> dict[str, Any]:
-        return _summary(self._errors)
+        return {"planes": len(self._errors), **_summary(self._errors)} if self._errors else {}
 
 
-def plane_errors(
-    predicted: np.ndarray, true: np.ndarray, plane: np.ndarray, camera: Camera
-) -> tuple[float, float, float] | None:
-    """The values of NAMES for a plane: three images [h, w], the last one bool. None if too little was predicted.
+def plane_errors(predicted: np.ndarray, true: np.ndarray, plane: np.ndarray, camera: Camera) -> dict[str, float]:
+    """The errors of a plane: three images [h, w], the last one bool and not empty.
 
     The predicted depth of the plane is brought to the scale of the true one by their medians. Flatness is the
-    standard deviation of its points from the plane that fits them best, orientation its angle to the true one.
+    standard deviation of its points from the plane that fits them best, orientation its angle to the true one. Where
+    nothing is predicted, points are off by the plane's distance, the most there is, and the share of them counts with
+    MOST_DEG. With less than MIN_SHARE of the image predicted there is no plane, and all of it is unknown.
     """
-    plane = plane & np.isfinite(predicted) & np.isfinite(true)
-    if plane.sum() < MIN_SHARE * plane.size:
-        return None
-    rays = camera.rays(np.stack(np.nonzero(plane)[::-1], axis=1))
-    p, t = predicted[plane].astype(float), true[plane].astype(float)
-    normal, flatness = fitted(rays * (p * np.median(t) / np.median(p))[:, None])
-    true_normal, true_flatness = fitted(rays * t[:, None])
+    plane = plane & np.isfinite(true)
+    distance = float(np.median(true[plane]))
+    true_normal, true_flatness = _fitted_depth(true, plane, camera)
+    errors = {"coverage": float(np.isfinite(predicted[plane]).mean()), "flatness_true_m": true_flatness}
+    known = plane & np.isfinite(predicted)
+    if known.sum() < MIN_SHARE * known.size:
+        return {**errors, "flatness_m": distance, "orientation_deg": MOST_DEG}
+    scale = np.median(true[known]) / np.median(predicted[known])
+    normal, flatness = _fitted_depth(predicted * scale, known, camera)
     cosine, sine = abs(float(normal @ true_normal)), float(np.linalg.norm(np.cross(normal, true_normal)))
-    return flatness, math.degrees(math.atan2(sine, cosine)), true_flatness
+    angle, share = math.degrees(math.atan2(sine, cosine)), errors["coverage"]
+    return {
+        **errors,
+        "flatness_m": math.sqrt(share * min(flatness, distance) ** 2 + (1.0 - share) * distance**2),
+        "orientation_deg": share * angle + (1.0 - share) * MOST_DEG,
+        "flatness_m_answered": flatness,
+        "orientation_deg_answered": angle,
+    }
+
+
+def _fitted_depth(depth: np.ndarray, plane: np.ndarray, camera: Camera) -> tuple[np.ndarray, float]:
+    """`fitted` of the points of a depth image [h, w] where the mask ``plane`` is."""
+    rays = camera.rays(np.stack(np.nonzero(plane)[::-1], axis=1))
+    return fitted(rays * depth[plane].astype(float)[:, None])
 
 
 def fitted(points: np.ndarray) -> tuple[np.ndarray, float]:
@@ -141,7 +167,13 @@ def _connected(mask: np.ndarray) -> np.ndarray:
     return labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax() if len(stats) > 1 else mask
 
 
-def _summary(errors: list[tuple[float, float, float]]) -> dict[str, Any]:
-    if not errors:
+def _summary(planes: list[dict[str, float]]) -> dict[str, float]:
+    """Means over planes, and medians of their angles: the plane that fits a few metres of noise may be any."""
+    if not planes:
         return {}
-    return {"planes": len(errors), **dict(zip(NAMES, np.mean(errors, axis=0).tolist(), strict=True))}
+    angles = {
+        name: median([plane[name] for plane in planes if name in plane])
+        for name in ("orientation_deg", "orientation_deg_answered")
+    }
+    found = {**dict.fromkeys(NAMES, math.nan), **means(planes), **angles}
+    return {name: found[name] for name in NAMES}

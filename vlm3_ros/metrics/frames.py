@@ -10,8 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from vlm3_ros.offline.metrics.group import Metric, Metrics
-from vlm3_ros.offline.moments import Moment
+from vlm3_ros.metrics.group import Metric, Metrics, Moment, median
 
 REASONS = 20  # for leaving frames out that are listed, the most frequent ones
 
@@ -21,7 +20,8 @@ class Frames:
 
     METRICS: ClassVar[Metrics] = {
         "frames": Metric("frames of the recording"),
-        "perceived": Metric("frames that could be used"),
+        "perceived": Metric("frames that could be used; times are theirs alone"),
+        "coverage": Metric("share of the frames that could be used", better="more"),
         "seconds": Metric("time of computing, reading and writing not counted", "s", better="less"),
         "seconds_median": Metric("median time of computing a frame", "s", better="less"),
         "seconds_p95": Metric("time of computing that 95 % of the frames stay below", "s", better="less"),
@@ -60,15 +60,16 @@ class Frames:
         return {
             "frames": self._frames,
             "perceived": len(self._seconds),
-            "seconds_median": _median(self._seconds),
+            "coverage": len(self._seconds) / self._frames if self._frames else math.nan,
+            "seconds_median": median(self._seconds),
             "seconds_p95": _p95(self._seconds),
             "questions": self._asked,
             "answers_without_value": self._refused / self._asked if self._asked else math.nan,
             "live_dropped": 1.0 - len(ages) / len(self._seconds) if known else math.nan,
-            "live_age_s_median": _median(ages),
+            "live_age_s_median": median(ages),
             "live_age_s_p95": _p95(ages),
             "by_stage": [
-                {"stage": stage, "frames": len(s), "seconds_median": _median(s), "seconds_p95": _p95(s)}
+                {"stage": stage, "frames": len(s), "seconds_median": median(s), "seconds_p95": _p95(s)}
                 for stage, s in sorted(self._stages.items())
             ],
             "left_out": [{"frames": count, "because": error} for error, count in self._left_out.most_common(REASONS)],
@@ -88,9 +89,6 @@ def live_ages(stamps: Sequence[int], seconds: Sequence[float]) -> list[float]:
         index = max(index + 1, bisect.bisect_right(arrivals, free) - 1)
     return ages
 
-
-def _median(values: Sequence[float]) -> float:
-    return float(np.median(values)) if len(values) else math.nan
 
 
 def _p95(values: Sequence[float]) -> float:
