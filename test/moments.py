@@ -8,6 +8,12 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from vlm3_ros.config import TASKS
+from vlm3_ros.offline.sources import Truth
+
+SETTINGS = {"node.tasks": list(TASKS), "objects.labels": ["box"], "matches.points": 12}
+NOTHING = dict.fromkeys(("camera", "valid", "depth", "confidence", "pose", "boxes", "matches", "image", "true_depth"))
+
 
 def pose(x: float = 0.0, y: float = 0.0, z: float = 0.0, turn_deg: float = 0.0) -> np.ndarray:
     """A pose turned about its y axis."""
@@ -17,6 +23,11 @@ def pose(x: float = 0.0, y: float = 0.0, z: float = 0.0, turn_deg: float = 0.0) 
     return T
 
 
-def moment(stamp: int = 0, error: str = "", **found: Any) -> Any:
-    """What a group sees of a frame."""
-    return SimpleNamespace(stamp=stamp, error=error, **found)
+def moment(stamp: int = 0, error: str = "", settings: dict[str, Any] | None = None, **found: Any) -> Any:
+    """What a group sees of a frame: nothing but what is given."""
+    return SimpleNamespace(
+        stamp=stamp,
+        error=error,
+        **{**NOTHING, "truth": Truth(), "seconds": {}, "row": {}, **found},
+        settings={**SETTINGS, **(settings or {})},
+    )

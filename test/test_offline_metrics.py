@@ -13,7 +13,7 @@ from vlm3_ros.metrics import boxes
 from vlm3_ros.metrics.confidence import Reliability
 from vlm3_ros.metrics.depth import DepthScore, depth_errors
 from vlm3_ros.metrics.frames import Frames, live_ages
-from vlm3_ros.metrics.matches import match_errors, true_pixels
+from vlm3_ros.metrics.matches import asked_pixels, match_errors, true_pixels, with_unanswered
 from vlm3_ros.offline.moments import Moment
 from vlm3_ros.offline.sources import Truth
 
@@ -27,7 +27,7 @@ def test_true_depth_of_a_smaller_output_is_that_at_the_centres_of_its_pixels():
     # Centres of the 2x2 pixels lie on the corners of four of 4x4: the lower right one of these is taken.
     true = np.arange(1.0, 17.0, dtype=np.float32).reshape(4, 4)
     true[0, 0] = np.nan
-    smaller = Moment({"stamp": "1.0", "error": ""}, {}, None)
+    smaller = Moment({"stamp": "1.0", "error": ""}, {}, {}, None)
     smaller.depth, smaller.truth = np.ones((2, 2), np.float32), Truth(true)
     np.testing.assert_array_equal(smaller.true_depth, [[6.0, 8.0], [14.0, 16.0]])
 
@@ -65,20 +65,23 @@ def test_a_wrong_scale_alone_is_no_scale_invariant_error(rng):
 
 def test_depth_score_averages_frames_and_pools_bins():
     score, nan = DepthScore(), np.nan
-    # One frame of two pixels, half right, and one frame of one pixel, right: 0.75 by frames, 2/3 by pixels.
+    # Two pixels, half right, then one right and one unknown: both 0.5, and half of the pixels.
     score.add(np.array([[2.0, 9.0]]), np.array([[0.9, 0.1]]), np.array([[2.0, 3.0]]))
     score.add(np.array([[3.3, nan, 1.0]]), np.array([[0.15, 0.0, 0.5]]), np.array([[3.0, 5.0, nan]]))
     assert score.add(np.array([[nan]]), None, np.array([[nan]])) == {}
     result = score.result()
-    assert (result["frames"], result["pixels"]) == (2, 3)
+    assert (result["frames"], result["answered"], result["pixels"]) == (2, 2, 4)
     assert result["coverage"] == pytest.approx(3 / 4)
-    assert result["delta1"] == pytest.approx(0.75)
-    assert result["abs_rel"] == pytest.approx((1.0 + 0.1) / 2)
-    (row,) = result["by_range_m"]
-    assert (row["from"], row["to"], row["pixels"]) == (2.0, 4.0, 3)
-    assert row["delta1"] == pytest.approx(2 / 3)
-    assert row["abs_rel"] == pytest.approx((0.0 + 2.0 + 0.1) / 3)
-    assert row["rmse"] == pytest.approx(math.sqrt((36.0 + 0.09) / 3))
+    assert result["delta1"] == pytest.approx(0.5)
+    assert result["abs_rel"] == pytest.approx((1.0 / 2 + 1.1 / 2) / 2)  # 9 m for 3 counts 1, not 2, as unknown does
+    assert result["rmse"] == pytest.approx((math.sqrt(9 / 2) + math.sqrt((0.09 + 25) / 2)) / 2)
+    assert result["abs_rel_answered"] == pytest.approx((1.0 + 0.1) / 2)
+    near, far = result["by_range_m"]
+    assert (near["from"], near["to"], near["pixels"], near["coverage"]) == (2.0, 4.0, 3, 1.0)
+    assert near["delta1"] == pytest.approx(2 / 3)
+    assert near["abs_rel"] == pytest.approx((0.0 + 1.0 + 0.1) / 3)
+    assert near["rmse"] == pytest.approx(math.sqrt((9.0 + 0.09) / 3))
+    assert (far["pixels"], far["coverage"], far["delta1"], far["abs_rel"], far["rmse"]) == (1, 0.0, 0.0, 1.0, 5.0)
     low, high = result["by_confidence"]
     assert (low["pixels"], low["delta1"], high["pixels"], high["delta1"]) == (2, 0.5, 1, 1.0)
 
@@ -97,6 +100,12 @@ def test_calibration_of_confidence():
     assert result["ece"] == pytest.approx(2 / 3 * abs(0.5 - 0.95) + 1 / 3 * abs(0.0 - 0.25))
     assert result["brier"] == pytest.approx((0.05**2 + 0.95**2 + 0.25**2) / 3)
     assert [row["count"] for row in result["bins"]] == [1, 2]
+    reliability.miss(3)
+    missed = reliability.result()
+    assert (missed["pixels"], missed["coverage"]) == (6, 0.5)
+    assert missed["ece"] == pytest.approx((result["ece"] + 1.0) / 2)
+    assert missed["brier"] == pytest.approx((result["brier"] + 1.0) / 2)
+    assert (missed["ece_answered"], missed["brier_answered"]) == (result["ece"], result["brier"])
 
 
 def test_honest_confidence_is_calibrated(rng):
@@ -112,9 +121,29 @@ def test_match_errors():
     # Distances 0, 5 and 10; the longer side has 100 pixels.
     found = np.array([[10.0, 10.0], [13.0, 14.0], [10.0, 20.0]])
     errors = match_errors(found, np.full((3, 2), 10.0), (100, 50))
-    assert errors == pytest.approx(
-        {"matches": 3, "epe": 5, "epe_median": 5, "pck1": 1 / 3, "pck3": 1 / 3, "pck5": 2 / 3}
-    )
+    shares = {"coverage": 1.0, "pck1": 1 / 3, "pck3": 1 / 3, "pck5": 2 / 3}
+    distances = {"epe": 5, "epe_median": 5, "epe_answered": 5, "epe_median_answered": 5}
+    assert errors == pytest.approx({"matches": 3, **distances, **shares})
+
+
+def test_an_unanswered_match_is_off_by_the_diagonal():
+    found = np.array([[10.0, 10.0], [np.nan, np.nan]])
+    errors = match_errors(found, np.full((2, 2), 10.0), (300, 400))
+    assert (errors["matches"], errors["coverage"], errors["pck5"]) == (2, 0.5, 0.5)
+    assert (errors["epe"], errors["epe_median"], errors["epe_answered"]) == (250.0, 250.0, 0.0)
+
+
+def test_pixels_that_were_asked_and_not_answered_are_known_from_the_settings():
+    camera = Camera(101, 76, 100.0, 100.0, 50.0, 37.5)
+    asked = asked_pixels(camera, 12, None)
+    answered = asked[[7, 2]] + 0.2  # as rounded to reference numbers
+    first, found = with_unanswered(asked, answered, np.ones((2, 2)))
+    np.testing.assert_array_equal(first[:2], answered)
+    np.testing.assert_array_equal(first[2:], np.delete(asked, [2, 7], axis=0))
+    np.testing.assert_array_equal(np.isfinite(found).all(axis=1), [True] * 2 + [False] * (len(asked) - 2))
+    valid = np.ones((76, 101), bool)
+    valid[:, 50:] = False
+    assert set(asked_pixels(camera, 12, valid)[:, 0]) == {u for u in asked[:, 0] if u < 50}
 
 
 def test_true_pixels_move_by_disparity_and_vanish_behind_things():
@@ -139,10 +168,11 @@ def test_counts_and_times_of_frames():
     row = {"asked": "10", "refused": "2"}
     shown = [group.add(moment(i * second, row=row, seconds={"depth": 0.1 * i})) for i in range(1, 5)]
     assert shown[0] == {"seconds": 0.1, "questions": 10.0, "answers_without_value": 0.2}
-    assert group.add(moment(5 * second, "no image")) == {}
+    assert group.add(moment(5 * second, "no image")) == {"answers_without_value": 1.0}
     result = group.result()
     assert (result["frames"], result["perceived"], result["questions"]) == (5, 4, 40)
-    assert result["answers_without_value"] == 0.2
+    assert result["answers_without_value"] == pytest.approx((4 * 0.2 + 1.0) / 5)
+    assert result["coverage"] == 0.8
     # Of 0.1, 0.2, 0.3 and 0.4 s, 95 % of the way from first to last: 0.4 - 0.15 * 0.1.
     assert (result["seconds_median"], result["seconds_p95"]) == pytest.approx((0.25, 0.385))
     assert result["live_dropped"] == 0.0

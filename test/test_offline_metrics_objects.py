@@ -37,15 +37,39 @@ def test_box_score():
     assert result["ap15"] == result["ap25"] == pytest.approx(2 / 3)
     assert result["ap50"] == pytest.approx(1 / 2 / 3)
     assert (result["true"], result["found"], result["overlapping"]) == (3, 4, 2)
-    assert result["iou_median"] == pytest.approx((1 / 3 + 1) / 2)
-    assert result["center_m_median"] == pytest.approx(0.25)
+    assert result["iou_median"] == pytest.approx(1 / 3)
+    assert result["iou_median_overlapping"] == pytest.approx((1 / 3 + 1) / 2)
+    assert result["center_m_median_overlapping"] == pytest.approx(0.25)
+    row = {"true": 3, "found": 4, "coverage": 1.0, **{f"ap{p}": result[f"ap{p}"] for p in (15, 25, 50)}}
+    assert result["by_label"] == {"box": row}
+
+
+def test_a_refused_list_counts_as_one_that_is_wrong_for_each_thing_and_at_least_once():
+    score = boxes.BoxScore()
+    score.add([cube(0.0, 0.9)], [cube(0.0)])
+    assert score.add(None, [cube(0.0), cube(3.0)]) == {"coverage": 0.0, "iou": 0.0}
+    assert score.add(None, []) == {}
+    result = score.result()
+    # Three wrong ones in front of the only right one, of three that are there.
+    assert result["ap25"] == pytest.approx(1 / 4 / 3)
+    assert (result["frames"], result["answered"], result["true"], result["found"]) == (3, 1, 3, 1)
+    assert (result["coverage"], result["iou_median"]) == (pytest.approx(1 / 3), 0.0)
+
+
+def test_a_name_that_was_not_asked_for_is_not_covered():
+    score = boxes.BoxScore()
+    score.add([cube()], [cube(), cube(label="cat")], asked=["box"])
+    result = score.result()
+    assert (result["coverage"], result["ap25"]) == (0.5, 0.5)
+    assert result["by_label"]["cat"]["coverage"] == 0.0
 
 
 def test_numbers_of_one_frame_of_boxes():
     # One of three is overlapped by 1/3, half a metre off; one is missed, and one is of a kind that was not found.
     means = boxes.BoxScore().add([cube(0.5)], [cube(0.0), cube(9.0), cube(label="cat")])
-    assert means == pytest.approx({"iou": 1 / 9, "center_m": 0.5, "size_rel": 0.0, "yaw_deg": 0.0})
-    assert boxes.BoxScore().add([], [cube()]) == {"iou": 0.0}
+    overlapping = {"center_m_overlapping": 0.5, "size_rel_overlapping": 0.0, "yaw_deg_overlapping": 0.0}
+    assert means == pytest.approx({"coverage": 1.0, "iou": 1 / 9, **overlapping})
+    assert boxes.BoxScore().add([], [cube()]) == {"coverage": 1.0, "iou": 0.0}
     assert boxes.BoxScore().add([cube()], []) == {}
 
 
@@ -69,7 +93,8 @@ def test_boxes_of_other_labels_and_of_ignored_things_count_for_nothing():
     missed = boxes.BoxScore()
     missed.add([], [cube()])
     assert missed.result()["ap15"] == 0.0
-    assert math.isnan(missed.result()["iou_median"])
+    assert missed.result()["iou_median"] == 0.0
+    assert math.isnan(missed.result()["iou_median_overlapping"])
 
 
 @pytest.mark.parametrize(("yaw", "error"), [(0.0, 0.0), (30.0, 30.0), (80.0, 10.0), (180.0, 0.0), (-45.0, 45.0)])

@@ -53,9 +53,13 @@ def test_pairs():
     perceived = [pose(x=1.1, turn_deg=2.0), pose(y=2.0), pose(y=1.0), None]
     errors = poses.pair_errors(perceived, true)
     assert (errors["pairs"], errors["answered"]) == (4, 3)
-    assert errors["rotation_deg_median"] == pytest.approx(2.0)  # of 2, 0 and 4
-    assert errors["direction_deg_median"] == pytest.approx(45.0)  # of 0 and 90; the third did not move
-    assert errors["length_rel_median"] == pytest.approx((0.1 + 1.0) / 2)
+    assert errors["coverage"] == 0.75
+    assert errors["rotation_deg_median"] == pytest.approx(3.0)  # of 2, 0, 4 and 180
+    assert errors["direction_deg_median"] == pytest.approx(90.0)  # of 0, 90 and 180; the third did not move
+    assert errors["length_rel_median"] == pytest.approx(1.0)  # of 0.1, 1 and 1
+    assert errors["rotation_deg_median_answered"] == pytest.approx(2.0)
+    assert errors["direction_deg_median_answered"] == pytest.approx(45.0)
+    assert errors["length_rel_median_answered"] == pytest.approx((0.1 + 1.0) / 2)
     # Larger errors 2, 90, 4 and a failure; up to 5: (0, 0), (2, 1/4), (4, 1/2), level to 5.
     assert errors["auc5"] == pytest.approx((0.25 + 0.75 + 0.5) / 5)
 
@@ -68,7 +72,26 @@ def test_trajectory():
     assert errors["ate_max_m"] == pytest.approx(2 / 3)
     assert errors["rpe_m"] == pytest.approx(math.sqrt(1 / 2))
     assert errors["rpe_deg"] == pytest.approx(0.0, abs=1e-6)
-    assert errors["length_m"] == 2.0
+    complete = poses.complete_trajectory_errors(path, true)
+    assert complete == pytest.approx(
+        {"frames": 3, "poses": 3, "coverage": 1.0, "length_m": 2.0, **errors}
+        | {f"{name}_answered": value for name, value in errors.items()}
+    )
+
+
+def test_a_pose_that_is_not_known_is_off_by_the_length_of_the_path():
+    true, path = [pose(x=x) for x in (0.0, 1.0, 2.0, 5.0)], [pose(x=0.0), pose(x=1.0), None, pose(x=5.0)]
+    errors = poses.complete_trajectory_errors(path, true)
+    assert (errors["poses"], errors["frames"], errors["coverage"]) == (3, 4, pytest.approx(2 / 3))
+    assert (errors["ate_m"], errors["ate_max_m"]) == pytest.approx((math.sqrt(5**2 / 4), 5.0))
+    # Steps of 0 m off, and two that are not known: of 1 m, so two, and of 3 m, so six.
+    assert errors["rpe_m"] == pytest.approx(math.sqrt((0 + 4 + 36) / 3))
+    assert errors["rpe_deg"] == pytest.approx(math.sqrt(2 * 180**2 / 3))
+    assert errors["ate_m_answered"] == pytest.approx(0.0, abs=1e-9)
+    assert errors["rpe_m_answered"] == pytest.approx(0.0, abs=1e-9)
+    nothing = poses.complete_trajectory_errors([None] * 4, true)
+    assert (nothing["poses"], nothing["ate_m"], nothing["rpe_deg"]) == (0, 5.0, 180.0)
+    assert math.isnan(nothing["ate_m_answered"])
 
 
 def test_steps_are_those_between_neighbours():
@@ -78,8 +101,9 @@ def test_steps_are_those_between_neighbours():
     for x, true in zip(path, [0.0, 1.0, 1.5, 2.0, 3.0], strict=True):
         seen = moment(pose=None if x is None else pose(x=x), truth=Truth(T_world_camera=pose(x=true)))
         found.append((group.add(seen).get("step_m"), pairs.add(seen).get("length_rel")))
-    assert found == [(None, None), (0.0, 0.0), (None, None), (0.0, None), (1.0, 1.0)]
-    assert group.result()["rpe_m"] == pytest.approx(math.sqrt(1 / 3))
+    assert found == [(None, None), (0.0, 0.0), (1.0, 1.0), (1.0, 1.0), (1.0, 1.0)]
+    assert group.result()["rpe_m"] == pytest.approx(math.sqrt(3 / 4))
+    assert group.result()["rpe_m_answered"] == pytest.approx(math.sqrt(1 / 3))
     assert (pairs.result()["pairs"], pairs.result()["answered"]) == (4, 2)
 
 

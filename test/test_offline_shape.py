@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from moments import moment
 
 from vlm3_ros.camera import Camera
 from vlm3_ros.config import CameraConfig
 from vlm3_ros.metrics.boundaries import boundary_errors, depth_edges
-from vlm3_ros.metrics.planes import find_planes, fitted, plane_errors
+from vlm3_ros.metrics.planes import Planes, find_planes, fitted, plane_errors
 from vlm3_ros.offline.opening import open_source
 from vlm3_ros.offline.sources import Choices
 
@@ -38,11 +39,9 @@ def test_fitted_plane():
 def test_plane_errors_of_a_turned_plane():
     everywhere = np.ones((72, 96), bool)
     # The wall z = 2, seen as one turned by 45° about the vertical axis: x + z = 2.
-    flatness, orientation, of_truth = plane_errors(
-        plane((1.0, 0.0, 1.0), 2.0), plane((0, 0, 1), 2.0), everywhere, CAMERA
-    )
-    assert orientation == pytest.approx(45.0, abs=1e-9)
-    assert (flatness, of_truth) == pytest.approx((0.0, 0.0), abs=1e-6)
+    found = plane_errors(plane((1.0, 0.0, 1.0), 2.0), plane((0, 0, 1), 2.0), everywhere, CAMERA)
+    assert found["orientation_deg"] == found["orientation_deg_answered"] == pytest.approx(45.0, abs=1e-9)
+    assert (found["flatness_m"], found["flatness_true_m"]) == pytest.approx((0.0, 0.0), abs=1e-6)
 
 
 def test_plane_errors_of_an_uneven_wall():
@@ -50,17 +49,27 @@ def test_plane_errors_of_an_uneven_wall():
     # 0.1 m. Twice as far away, the median brings it back.
     board = np.where(sum(np.indices((72, 96))) % 2, 2.1, 1.9)
     for scale in (1.0, 2.0):
-        flatness, orientation, _ = plane_errors(
-            scale * board, np.full((72, 96), 2.0), np.ones((72, 96), bool), CAMERA
-        )
-        assert flatness == pytest.approx(0.1, rel=1e-3)
-        assert orientation < 0.1
+        found = plane_errors(scale * board, np.full((72, 96), 2.0), np.ones((72, 96), bool), CAMERA)
+        assert found["flatness_m"] == found["flatness_m_answered"] == pytest.approx(0.1, rel=1e-3)
+        assert found["orientation_deg"] < 0.1
 
 
-def test_plane_that_was_hardly_predicted_has_no_errors():
+@pytest.mark.parametrize(("rows", "flatness", "orientation"), [(3, 2.0, 90.0), (0, 2.0, 90.0), (54, 1.0, 22.5)])
+def test_what_is_not_predicted_of_a_plane_is_off_by_its_distance_and_a_right_angle(rows, flatness, orientation):
     predicted = np.full((72, 96), np.nan)
-    predicted[:3] = 2.0
-    assert plane_errors(predicted, np.full((72, 96), 2.0), np.ones((72, 96), bool), CAMERA) is None
+    predicted[:rows] = 2.0
+    found = plane_errors(predicted, np.full((72, 96), 2.0), np.ones((72, 96), bool), CAMERA)
+    assert (found["flatness_m"], found["orientation_deg"]) == pytest.approx((flatness, orientation), abs=1e-5)
+    assert found["coverage"] == rows / 72
+    assert ("flatness_m_answered" in found) == (rows == 54)
+
+
+def test_one_plane_turned_by_noise_does_not_carry_the_run():
+    group, wall = Planes(), np.full((72, 96), 2.0)
+    for turned in (0.0, 0.0, 1.0):
+        group.add(moment(depth=plane((turned, 0.0, 1.0), 2.0), true_depth=wall, camera=CAMERA))
+    assert group.result()["orientation_deg"] == pytest.approx(0.0, abs=1e-5)
+    assert group.result()["planes"] == 3
 
 
 def test_planes_of_a_corner_are_found():
@@ -88,10 +97,10 @@ def test_planes_of_recorded_rooms_are_flat(data):
     for name, least in (("tum_fr3_cabinet", 2), ("icl_nuim_5", 3), ("sim_pybullet_room", 3)):
         source = open_source(data / name, Choices(), CameraConfig())
         depth, camera = source.truth(0).depth, source.frame(0).camera
-        errors = [e for mask in find_planes(depth, camera) if (e := plane_errors(depth, depth, mask, camera))]
+        errors = [plane_errors(depth, depth, mask, camera) for mask in find_planes(depth, camera)]
         assert len(errors) >= least
-        assert max(of_truth for _, _, of_truth in errors) < 0.015
-        assert all(orientation < 1e-3 for _, orientation, _ in errors)
+        assert max(found["flatness_true_m"] for found in errors) < 0.015
+        assert all(found["orientation_deg"] < 1e-3 for found in errors)
 
 
 # -------------------------------------------------------------------------------------------------------- edges
@@ -137,7 +146,18 @@ def test_boundary_errors(predicted, accuracy, completeness):
 def test_edges_far_from_true_ones_do_not_count():
     predicted = post(20, 30)
     predicted[:, 50:53] = 1.0
-    assert boundary_errors(predicted, post(20, 30)) == {"accuracy_px": 0.0, "completeness_px": 0.0}
+    assert boundary_errors(predicted, post(20, 30)) == {
+        "coverage": 1.0,
+        "accuracy_px": 0.0,
+        "completeness_px": 0.0,
+    }
+
+
+def test_edges_that_are_not_predicted_are_far_off():
+    predicted = post(20, 30)
+    predicted[5:] = np.nan  # half of the true edges; the other half is right
+    errors = boundary_errors(predicted, post(20, 30))
+    assert errors == pytest.approx({"coverage": 0.5, "accuracy_px": 5.0, "completeness_px": 1.5})
 
 
 def test_smooth_or_sparse_truth_has_no_boundary_errors():

@@ -168,8 +168,8 @@ class BoxScore:
     def _ap(self, label: str, threshold: float) -> float:
         """Average precision over all frames, the area under the falling hull of precision over recall.
 
-        A refused list counts as one that names with certainty something wrong for each thing that is there, and one at
-        least: nothing at all is what an empty list says, and that is an answer.
+        A refused list counts as one that names with certainty something wrong for each thing that is there, and one
+        at least: nothing at all is what an empty list says, and that is an answer.
         """
         order = sorted(range(len(self._overlaps[label])), key=lambda i: -self._overlaps[label][i][0])
         taken: set[tuple[int, int]] = set()

@@ -26,14 +26,15 @@ class Frames:
         "seconds_median": Metric("median time of computing a frame", "s", better="less"),
         "seconds_p95": Metric("time of computing that 95 % of the frames stay below", "s", better="less"),
         "questions": Metric("questions asked"),
-        "answers_without_value": Metric("share of them whose answer gave no value", better="less"),
+        "answers_without_value": Metric("share of a frame's answers without a value; lost frames: 1", better="less"),
         "live_dropped": Metric("share of frames that a node this fast would leave out", better="less"),
         "live_age_s_median": Metric("median age of its outputs, from the image's stamp", "s", better="less"),
         "live_age_s_p95": Metric("what 95 % of its outputs are younger than", "s", better="less"),
     }
 
     def __init__(self) -> None:
-        self._frames = self._asked = self._refused = 0
+        self._frames = self._asked = 0
+        self._without_value: list[float] = []  # shares, of each frame
         self._stamps: list[int] = []
         self._seconds: list[float] = []
         self._stages: dict[str, list[float]] = defaultdict(list)
@@ -43,10 +44,11 @@ class Frames:
         self._frames += 1
         if moment.error:
             self._left_out[moment.error] += 1
-            return {}
+            self._without_value.append(1.0)
+            return {"answers_without_value": 1.0}
         asked, refused = int(moment.row["asked"]), int(moment.row["refused"])
         self._asked += asked
-        self._refused += refused
+        self._without_value += [refused / asked] if asked else []
         for stage, seconds in moment.seconds.items():
             self._stages[stage].append(seconds)
         self._stamps.append(moment.stamp)
@@ -64,7 +66,7 @@ class Frames:
             "seconds_median": median(self._seconds),
             "seconds_p95": _p95(self._seconds),
             "questions": self._asked,
-            "answers_without_value": self._refused / self._asked if self._asked else math.nan,
+            "answers_without_value": float(np.mean(self._without_value)) if self._without_value else math.nan,
             "live_dropped": 1.0 - len(ages) / len(self._seconds) if known else math.nan,
             "live_age_s_median": median(ages),
             "live_age_s_p95": _p95(ages),
@@ -88,7 +90,6 @@ def live_ages(stamps: Sequence[int], seconds: Sequence[float]) -> list[float]:
         ages.append(free - arrivals[index])
         index = max(index + 1, bisect.bisect_right(arrivals, free) - 1)
     return ages
-
 
 
 def _p95(values: Sequence[float]) -> float:

@@ -104,8 +104,8 @@ class Moment(Protocol):
 class Group(Protocol):
     """Metrics of one kind. It is shown every frame of a run once, in the order of stamps.
 
-    A frame counts if its task was wanted (`wanted`) and the truth about it is known, whatever became of it: one that was
-    lost, refused or left out is missed.
+    A frame counts if its task was wanted (`wanted`) and the truth about it is known, whatever became of it: one that
+    was lost, refused or left out is missed.
     """
 
     METRICS: ClassVar[Metrics]  # every single number in what `add` and `result` return, by name

@@ -16,7 +16,7 @@ OCCLUSION = 1.05  # a point is hidden where the second image sees something near
 
 
 class _Earlier(NamedTuple):
-    """What is needed of the last perceived frame."""
+    """What is needed of the frame before."""
 
     stamp: int
     truth: Truth
@@ -24,7 +24,7 @@ class _Earlier(NamedTuple):
 
 
 class Matches:
-    """The group `matches`."""
+    """The group `matches`: from each frame to the next. One that was lost is missed on both sides."""
 
     METRICS: ClassVar[Metrics] = {
         "matches": Metric("pixels that were asked for and whose true match is known"),
@@ -49,9 +49,7 @@ class Matches:
         if not wanted(moment, "matches"):
             return {}
         self._camera = camera = moment.camera or self._camera
-        earlier = self._earlier
-        if not moment.error:
-            self._earlier = _Earlier(moment.stamp, moment.truth, moment.valid)
+        earlier, self._earlier = self._earlier, _Earlier(moment.stamp, moment.truth, moment.valid)
         if earlier is None or camera is None:
             return {}
         asked = asked_pixels(camera, moment.settings["matches.points"], earlier.valid)

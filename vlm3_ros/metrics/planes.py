@@ -38,7 +38,9 @@ class Planes:
     METRICS: ClassVar[Metrics] = {
         "planes": Metric("planes in the true depth, perceived or not"),
         "coverage": Metric("share of their pixels that have a predicted depth", better="more"),
-        "flatness_m": Metric("how uneven the predicted points are; unknown: the plane's distance", "m", better="less"),
+        "flatness_m": Metric(
+            "how uneven the predicted points are; unknown: the plane's distance", "m", better="less"
+        ),
         "orientation_deg": Metric("median angle between predicted and true normal; unknown: 90", "°", better="less"),
         "flatness_m_answered": Metric("how uneven the predicted points are, of those there are alone", "m"),
         "orientation_deg_answered": Metric("median angle between the normals, of predicted planes alone", "°"),
@@ -127,7 +129,9 @@ def find_planes(depth: np.ndarray, camera: Camera) -> list[np.ndarray]:
             break
         free = free & ~part
         whole = cv2.resize(part.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT) > 0
-        found.append(whole & (np.abs(all_points @ m - 1.0) < TOLERANCE))
+        whole &= np.abs(all_points @ m - 1.0) < TOLERANCE
+        if whole.sum() >= MIN_SHARE * whole.size:
+            found.append(whole)
     return found
 
 

@@ -30,13 +30,16 @@ class Pairs:
         "coverage": Metric("share of them with perceived poses", better="more"),
         "rotation_deg": Metric("angle of the rotation between perceived and true; unknown: 180", "°", better="less"),
         "direction_deg": Metric("angle between perceived and true translation; unknown: 180", "°", better="less"),
-        "length_rel": Metric("error of the translation's length, in true ones; unknown, and at most: 1", better="less"),
+        "length_rel": Metric(
+            "error of the translation's length, in true ones; unknown, and at most: 1", better="less"
+        ),
         "rotation_deg_median": Metric("median angle of the rotation; unknown: 180", "°", better="less"),
         "direction_deg_median": Metric("median angle between translations; unknown: 180", "°", better="less"),
         "length_rel_median": Metric("median relative error of the translation's length; unknown: 1", better="less"),
         **{
             f"auc{t}": Metric(
-                f"area under recall over the larger of the two angles, up to {t}°; unknown is never within", better="more"
+                f"area under recall over the larger of the two angles, up to {t}°; unknown is never within",
+                better="more",
             )
             for t in AUC_DEG
         },
@@ -204,8 +207,8 @@ def trajectory_errors(path: Sequence[np.ndarray], true: Sequence[np.ndarray]) ->
 def complete_trajectory_errors(path: Sequence[np.ndarray | None], true: Sequence[np.ndarray]) -> dict[str, float]:
     """ATE and RPE of N > 1 poses [4, 4], None where there is none, and `trajectory_errors` of those there are.
 
-    Poses are laid on the true path by those there are. One that is not known is off by the length of the true path, or
-    MOST_M if that is more, and none counts for more than that. The first pose is where the path begins: it is no
+    Poses are laid on the true path by those there are. One that is not known is off by the length of the true path,
+    or MOST_M if that is more, and none counts for more than that. The first pose is where the path begins: it is no
     answer, so that coverage leaves it out.
     """
     length = float(np.linalg.norm(np.diff([T[:3, 3] for T in true], axis=0), axis=1).sum())

@@ -20,6 +20,7 @@ from vlm3_ros.offline.evaluate import measure, table
 from vlm3_ros.offline.evaluated import Evaluated
 from vlm3_ros.offline.job import Job, Outcome, Worker, jobs_for
 from vlm3_ros.offline.labels import LabelFile
+from vlm3_ros.offline.likeness import sketches
 from vlm3_ros.offline.moments import Moments
 from vlm3_ros.offline.opening import full_name, open_source
 from vlm3_ros.offline.results import RunError, read_description, write_json
@@ -56,7 +57,7 @@ def _run(arguments: Namespace) -> int:
 
 
 def _evaluate(arguments: Namespace) -> int:
-    """Compare a run with the truth; writes its numbers beside it and prints a table."""
+    """Compare a run with the truth; writes its numbers beside it and prints a table. Returns 0 if any has a value."""
     folder: Path = arguments.folder
     about = read_description(folder)
     path = arguments.truth or Path(about["source"])
@@ -66,13 +67,24 @@ def _evaluate(arguments: Namespace) -> int:
     if not any(nearest(truth.stamps, moment.stamp) is not None for moment in moments):
         raise SourceError(f"nothing can be compared: no image of {path} has the stamp of a frame of the run")
     found = measure(moments)
-    found.write(folder, {"truth": full_name(path), "choices": asdict(choices)})
+    images = found.images if full_name(path) == about["source"] else _images(about)
+    found.write(folder, {"truth": full_name(path), "choices": asdict(choices), "images": images})
     print(table(found.metrics))
     for why, count in found.unknown.most_common():
         print(f"vlm3 evaluate: {count} of {len(moments)} frames have no true {why}", file=sys.stderr)
     if not found.compared:
         raise SourceError(f"{path} has images of the same moments, but no truth about anything that was perceived")
+    if not found.answered:
+        raise RunError(f"nothing in {folder} has a value: the numbers above are those of a run that answers nothing")
     return 0
+
+
+def _images(about: dict[str, Any]) -> dict[str, str]:
+    """Sketches of the images of a run's recording; none where it is not there any more."""
+    try:
+        return sketches(open_source(Path(about["source"]), _choices(about["choices"]), _camera(about["settings"])))
+    except (OSError, SourceError):
+        return {}
 
 
 def _report(arguments: Namespace) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from vlm3_ros.offline.bootstrap import MIN_FRAMES, interval, resampled_means
 from vlm3_ros.offline.evaluate import meaning
 from vlm3_ros.offline.evaluated import Evaluated
+from vlm3_ros.offline.likeness import alike
 from vlm3_ros.offline.results import RunError
 
 LEVEL = 0.95
@@ -30,10 +31,11 @@ class Row:
 
 
 class Comparison:
-    """Run B against run A. Raises RunError if they have no frame, or no number, in common."""
+    """Run B against run A. Raises RunError if they are over different recordings, or have no number in common."""
 
     def __init__(self, a: Evaluated, b: Evaluated):
         self.a, self.b = a, b
+        _check_recordings(a, b)
         self._common = [stamp for stamp in a.frames if stamp in b.frames]  # in the order of time
         names = [name for name in a.names if name in b.names and meaning(name).better]
         values = {name: np.stack([run.values(name, self._common) for run in (a, b)], axis=1) for name in names}
@@ -55,7 +57,7 @@ class Comparison:
         """What is to be known about the two runs before their numbers are."""
         a, b, found = self.a, self.b, []
         if a.run["source"] != b.run["source"]:
-            found.append(f"of other recordings: {a.run['source']} and {b.run['source']}; frames are paired by stamp")
+            found.append(f"the same images, recorded as {a.run['source']} and {b.run['source']}")
         if a.against != b.against:
             found.append(f"evaluated against other truth: {a.against['truth']} and {b.against['truth']}")
         for one, other, name in ((a, b, "A"), (b, a, "B")):
@@ -91,6 +93,22 @@ class Comparison:
         for name in a:
             if name in b and name not in self.a.names:
                 yield name, a[name], b[name]
+
+
+def _check_recordings(a: Evaluated, b: Evaluated) -> None:
+    """Raises RunError unless both recordings are the same, by their images or, where unknown, their paths."""
+    same = alike(a.images, b.images)
+    sources = f"{a.folder} is of {a.run['source']}, {b.folder} of {b.run['source']}"
+    if same is False:
+        raise RunError(
+            f"the two runs are over different recordings: {sources}, and their images of the same stamps are not "
+            "alike. Compare runs over one recording, with other settings or other models"
+        )
+    if same is None and a.run["source"] != b.run["source"]:
+        raise RunError(
+            f"it cannot be told whether the two runs are over the same recording: {sources}, and no images of the "
+            "same stamps were seen. If they are, run `vlm3 evaluate` on both again"
+        )
 
 
 def _numbers(metrics: dict[str, dict[str, Any]]) -> dict[str, float]:

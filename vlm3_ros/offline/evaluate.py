@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from vlm3_ros.metrics.group import Group, Metric
 from vlm3_ros.metrics.matches import Matches
 from vlm3_ros.metrics.planes import Planes
 from vlm3_ros.metrics.poses import Pairs, Trajectory
+from vlm3_ros.offline.likeness import sketch
 from vlm3_ros.offline.moments import Moment
 from vlm3_ros.offline.results import write_json, write_whole
 from vlm3_ros.offline.sources import seconds
@@ -48,11 +50,17 @@ class Evaluation:
     frames: dict[int, dict[str, float]]  # by stamp and "group.name": the numbers of single frames
     true_poses: dict[int, np.ndarray]  # T [4, 4] by stamp, in the world of the truth
     unknown: Counter[str]  # frames without a truth, by which and why
+    images: dict[str, str]  # sketches by stamp in seconds, of the images that came with the truth
 
     @property
     def compared(self) -> bool:
         """Whether anything was compared with truth."""
         return self.metrics.keys() > {"frames"}
+
+    @property
+    def answered(self) -> bool:
+        """Whether any group was: the numbers of a run that answered nothing are those of the worst there is."""
+        return len(unanswered(self.metrics)) < len(self.metrics) - 1
 
     def write(self, folder: Path, against: dict[str, Any]) -> None:
         """The numbers as JSON and CSV, the true trajectory, and what the run was measured ``against``."""
@@ -75,19 +83,27 @@ def measure(moments: Iterable[Moment]) -> Evaluation:
     frames: dict[int, dict[str, float]] = {}
     true_poses: dict[int, np.ndarray] = {}
     unknown: Counter[str] = Counter()
+    images: dict[str, str] = {}
+    before: int | None = None
     for moment in moments:
+        again = moment.error and moment.stamp == before  # another image of the same stamp: its truth has counted
         found = {
             f"{group}.{name}": value
             for group, metrics in groups.items()
+            if group == "frames" or not again
             for name, value in metrics.add(moment).items()
         }
+        before = moment.stamp
+        if moment.image is not None:
+            images[seconds(moment.stamp)] = sketch(moment.image)
         if found:
             frames[moment.stamp] = found
         if (T := moment.truth.T_world_camera) is not None:
             true_poses[moment.stamp] = T
         unknown.update(f"{what}: {why}" for what, why in moment.truth.unknown.items())
     results = {name: group.result() for name, group in groups.items()}
-    return Evaluation({name: result for name, result in results.items() if result}, frames, true_poses, unknown)
+    known = {name: result for name, result in results.items() if result}
+    return Evaluation(known, frames, true_poses, unknown, images)
 
 
 def meaning(name: str) -> Metric:
@@ -96,10 +112,16 @@ def meaning(name: str) -> Metric:
     return GROUPS[group].METRICS.get(metric, Metric("")) if group in GROUPS else Metric("")
 
 
+def unanswered(metrics: dict[str, dict[str, Any]]) -> list[str]:
+    """The groups in which nothing at all was answered."""
+    return [group for group, values in metrics.items() if group != "frames" and not values["coverage"]]
+
+
 def table(metrics: dict[str, dict[str, Any]]) -> str:
     """The single numbers of all groups, for people."""
-    lines = []
+    lines, empty = [], unanswered(metrics)
     for group, values in metrics.items():
         numbers = [(name, value) for name, value in values.items() if isinstance(value, (int, float))]
-        lines += [group, *(f"  {name:<22} {value:>12.6g}" for name, value in numbers)]
+        lines.append(f"{group}: nothing was answered, and all of it counts as missed" if group in empty else group)
+        lines += [f"  {name:<28} {f'{value:.6g}' if math.isfinite(value) else '–':>12}" for name, value in numbers]
     return "\n".join(lines)

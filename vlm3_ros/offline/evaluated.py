@@ -21,7 +21,7 @@ class Evaluated:
         self.folder = folder
         self.run = read_description(folder)
         try:
-            self.against = json.loads((folder / "evaluation.json").read_text())
+            self.against: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())
             self.metrics: dict[str, dict[str, Any]] = json.loads((folder / "metrics.json").read_text())
             with (folder / "frame_metrics.csv").open() as file:
                 rows = list(csv.DictReader(file))
@@ -29,6 +29,7 @@ class Evaluated:
             raise RunError(
                 f"{folder} has not been evaluated: `vlm3 evaluate {folder}` comes first ({error})"
             ) from error
+        self.images: dict[str, str] = self.against.pop("images", {})  # sketches, which older evaluations did not note
         self.names = [name for name in (rows[0] if rows else ()) if name != "stamp"]
         self.frames = {row["stamp"]: row for row in rows}
 
