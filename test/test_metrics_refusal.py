@@ -138,7 +138,7 @@ HALF = st.sets(st.integers(1, FRAMES - 1), min_size=FRAMES // 2, max_size=FRAMES
 
 @pytest.mark.parametrize("way", WAYS)
 @given(bad=HALF, seed=st.integers(0, 10**6))
-@settings(max_examples=8, phases=SHORT)
+@settings(max_examples=4, phases=SHORT)
 def test_refusing_half_of_the_frames_is_no_better_than_wrong_answers(way, bad, seed):
     refusing, wrongly = evaluated(bad, way), evaluated(bad, "wrong", seed)
     assert refusing.metrics.keys() == wrongly.metrics.keys() == GROUPS.keys()
@@ -149,7 +149,7 @@ def test_refusing_half_of_the_frames_is_no_better_than_wrong_answers(way, bad, s
 
 @pytest.mark.parametrize("way", WAYS)
 @given(bad=HALF)
-@settings(max_examples=3, phases=SHORT)
+@settings(max_examples=2, phases=SHORT)
 def test_refusing_half_of_the_frames_is_worse_than_right_answers(way, bad):
     refusing, rightly = whole(evaluated(bad, way)), whole(evaluated(bad, "right"))
     assert_no_better(refusing, rightly)
@@ -159,7 +159,7 @@ def test_refusing_half_of_the_frames_is_worse_than_right_answers(way, bad):
 
 
 @given(bad=st.sets(st.integers(1, FRAMES - 1), min_size=1, max_size=FRAMES - 1), more=st.integers(1, FRAMES - 1))
-@settings(max_examples=8, phases=SHORT)
+@settings(max_examples=4, phases=SHORT)
 def test_every_further_refusal_costs(bad, more):
     assert_no_better(whole(evaluated(bad | {more}, "refused")), whole(evaluated(bad, "refused")))
 

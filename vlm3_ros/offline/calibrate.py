@@ -4,15 +4,21 @@ Answers are compared with true depth z where it is known. With r the length of a
 the middle of the image, more towards its corners), ln(answer / z) is regressed on ln r: it rises with slope 0 where
 the answer is depth along Z and with slope 1 where it is the length of the ray. ln z stands beside ln r in the
 regression, since models compress the range of depth and rooms are not equally deep in the middle and at the border;
-every frame has a level of its own. Intervals come from a bootstrap over frames: errors within one go together.
+every frame has a level of its own. Errors within a frame go together, so that frames are what intervals count: the
+slope's is the jackknife's, as wide as Student's t makes it for so few; the factor's is made of order statistics, which
+ask nothing of the distribution.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import binom
+from scipy.stats import t as student
 
 from vlm3_ros.config import Config
 from vlm3_ros.offline.progress import Progress
@@ -24,9 +30,10 @@ from vlm3_ros.vlm.models import Models
 
 MIN_FRAMES = 5  # fewer have no interval worth its name
 MIN_ANSWERS = 20  # of a frame that counts
-RESAMPLES = 2000
+LEVEL = 0.95
 HUBER = 1.345  # residuals beyond this many standard deviations count less (95 % efficient for normal ones)
 STEPS = 20  # of reweighting
+MEANINGS = {"z": 0.0, "ray": 1.0}  # values of depth.answer, and the slope that each has
 NEAR = 0.25  # a slope this near to 0 or 1 is one
 SCALE_WIDTH = 1.1  # a factor is known if its interval is narrower than this ratio
 NARROW = 1.05  # images whose rays differ in length by less than this factor are narrow
@@ -34,7 +41,7 @@ NARROW = 1.05  # images whose rays differ in length by less than this factor are
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and its central 95 %."""
+    """A value and what holds it with LEVEL."""
 
     value: float
     low: float
@@ -125,18 +132,19 @@ def judged(answers: Answers) -> Finding:
                 f"{MIN_FRAMES} are needed: more frames of other places are worth more than more pixels",
             )
         )
-    draws = np.random.default_rng(0).integers(0, frames, (RESAMPLES, frames))
-    slope = _slope(answers, draws)
+    slope = _slope(answers)
     answer, doubt = _meaning(slope, answers.log_ray)
-    if answer is None:
-        return Finding(slope, doubts=(doubt, "which factor the camera needs depends on that"))
-    scale = _scale(answers, 1.0 if answer == "ray" else 0.0, draws)
-    if scale.high / scale.low > SCALE_WIDTH:
-        doubt = (
-            f"frames differ in the factor they need, so it is only known to be in [{scale.low:.2f}, {scale.high:.2f}]"
-        )
-        return Finding(slope, answer, None, (f"{doubt}: take more frames",))
-    return Finding(slope, answer, scale)
+    if not answer and not doubt.fitting:
+        return Finding(slope, doubts=(doubt.says, "which factor the camera needs depends on that"))
+    # Where both meanings are possible, the factor is one that is right for both.
+    scales = [_scale(answers, MEANINGS[name]) for name in ([answer] if answer else MEANINGS)]
+    low, high = min(scale.low for scale in scales), max(scale.high for scale in scales)
+    scale = Interval(float(np.exp(np.mean(np.log([scale.value for scale in scales])))), low, high)
+    doubts = [] if answer else [doubt.says]
+    if high / low > SCALE_WIDTH:
+        doubts.append(f"the factor is only known to be in [{low:.2f}, {high:.2f}]: take more frames")
+        return Finding(slope, answer, None, tuple(doubts))
+    return Finding(slope, answer, scale, tuple(doubts))
 
 
 def report(answers: Answers, found: Finding) -> str:
@@ -152,27 +160,41 @@ def report(answers: Answers, found: Finding) -> str:
     return "\n".join(lines)
 
 
-def _meaning(slope: Interval, log_ray: Sequence[np.ndarray]) -> tuple[str | None, str]:
+class _Doubt(NamedTuple):
+    """Why depth.answer cannot be told, and whether the answers fit any meaning of it."""
+
+    says: str
+    fitting: bool
+
+
+def _meaning(slope: Interval, log_ray: Sequence[np.ndarray]) -> tuple[str | None, _Doubt]:
     """The value of depth.answer, or None and why it cannot be told."""
-    fitting = [name for name, at in (("z", 0.0), ("ray", 1.0)) if slope.low <= at + NEAR and slope.high >= at - NEAR]
-    if len(fitting) == 1:
-        return fitting[0], ""
-    if not fitting:
-        return None, (
-            f"the slope {slope} is neither near 0 (depth along z) nor near 1 (length of the ray): the answers "
-            "contradict both; check the intrinsics, and whether the true depth is along z"
-        )
+    fitting = [name for name, at in MEANINGS.items() if slope.low <= at + NEAR and slope.high >= at - NEAR]
     width = float(np.exp(np.median([np.ptp(ray) for ray in log_ray])))
     if width < NARROW:
-        return None, (
+        says = (
             f"the field of view is too narrow: the longest rays are only {100 * (width - 1):.1f} % longer than the "
             "shortest, so depth along z and length of the ray are nearly the same; use a wider camera"
         )
-    return None, f"the slope {slope} fits depth along z (0) and length of the ray (1): take more frames"
+        return None, _Doubt(says, True)
+    if not fitting:
+        says = (
+            f"the slope {slope} is neither near 0 (depth along z) nor near 1 (length of the ray): the answers "
+            "contradict both; check the intrinsics, and whether the true depth is along z"
+        )
+        return None, _Doubt(says, False)
+    if len(fitting) > 1:
+        says = f"the slope {slope} fits depth along z (0) and length of the ray (1): take more frames"
+        return None, _Doubt(says, True)
+    return fitting[0], _Doubt("", True)
 
 
-def _slope(answers: Answers, draws: np.ndarray) -> Interval:
-    """Of ln(answer / z) over ln r, with ln z beside it and a level for each frame; Huber's robust regression."""
+def _slope(answers: Answers) -> Interval:
+    """Of ln(answer / z) over ln r, with ln z beside it and a level for each frame; Huber's robust regression.
+
+    The interval is the delete-one jackknife's over frames (Tukey, 1958; for few groups: Cameron and Miller, Journal of
+    Human Resources 2015, where it is CV3) with Student's t, whose degrees of freedom are frames less slopes.
+    """
     frames = [
         np.stack(columns) for columns in zip(answers.log_ray, answers.log_depth, answers.log_ratio, strict=True)
     ]
@@ -184,8 +206,14 @@ def _slope(answers: Answers, draws: np.ndarray) -> Interval:
         residuals = [c[2] - solution @ c[:2] for c in centred]
         sigma = max(1e-6, float(np.median(np.abs(np.concatenate(residuals)))) / 0.6745)
         weights = [np.minimum(1.0, HUBER * sigma / np.maximum(np.abs(r), sigma)) for r in residuals]
-    resampled = _solved(moments[draws].sum(axis=1))[:, 0]
-    return _interval(float(solution[0]), resampled)
+    value, count = float(solution[0]), len(frames)
+    without = _solved(moments.sum(axis=0) - moments)[:, 0]  # [F]: of all frames but one
+    deviation = math.sqrt((count - 1) / count * float(((without - value) ** 2).sum()))
+    # With other answers the weights would change, too: those beyond HUBER would not move the slope at all.
+    moving = np.concatenate(weights) >= 1.0
+    deviation *= float(np.concatenate(weights).mean()) / max(0.5, float(moving.mean()))
+    half = float(student.ppf((1.0 + LEVEL) / 2.0, count - len(solution))) * deviation
+    return Interval(value, value - half, value + half)
 
 
 def _solved(moments: np.ndarray) -> np.ndarray:
@@ -194,13 +222,19 @@ def _solved(moments: np.ndarray) -> np.ndarray:
     return (inverse @ moments[..., :2, 2:])[..., 0]
 
 
-def _scale(answers: Answers, slope: float, draws: np.ndarray) -> Interval:
-    """The factor from answers to true depth: the median of the frames' medians."""
-    frames = [np.median(ray * slope - y) for y, ray in zip(answers.log_ratio, answers.log_ray, strict=True)]
-    factors = np.exp(frames)
-    return _interval(float(np.median(factors)), np.median(factors[draws], axis=1))
+def _scale(answers: Answers, slope: float) -> Interval:
+    """The factor from answers to true depth: the median of the frames' medians.
 
-
-def _interval(value: float, resampled: np.ndarray) -> Interval:
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return Interval(value, float(low), float(high))
+    The interval reaches from one frame to another, so that the median is between them with LEVEL at least (the sign
+    test's). So few frames that all of them may not reach that get what Student's t makes of their spread, if it is more;
+    the deviation of a median is that of a mean times √(π / 2).
+    """
+    frames = np.sort([np.median(ray * slope - y) for y, ray in zip(answers.log_ratio, answers.log_ray, strict=True)])
+    count, middle = len(frames), float(np.median(frames))
+    beyond = max(0, int(binom.ppf((1.0 - LEVEL) / 2.0, count, 0.5)) - 1)
+    low, high = float(frames[beyond]), float(frames[-1 - beyond])
+    if not beyond:
+        deviation = math.sqrt(math.pi / 2.0 / count) * float(np.std(frames, ddof=1))
+        half = float(student.ppf((1.0 + LEVEL) / 2.0, count - 1)) * deviation
+        low, high = min(low, middle - half), max(high, middle + half)
+    return Interval(math.exp(middle), math.exp(low), math.exp(high))
