@@ -2,9 +2,9 @@
 
 python -m benchmarks.calibrate [--trials 200] [--seed 0]
 
-Each trial makes answers of known meaning and factor: rooms of slanted walls, seen by cameras of some field of view, 200
-pixels a frame; each answer with noise of its own and with that of its frame (a level, and a tilt across the image), range
-compressed by 5 %, one in twenty wildly wrong. It takes minutes.
+Each trial makes answers of known meaning and factor: rooms of slanted walls, seen by cameras of some field of view,
+200 pixels a frame; each answer with noise of its own and with that of its frame (a level, and a tilt across the
+image), range compressed by 5 %, one in twenty wildly wrong. It takes minutes.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import re
 
 import pytest
 
-from vlm3_ros.offline.metrics.answers import answer_errors
+from vlm3_ros.metrics.answers import answer_errors
 from vlm3_ros.tasks import objects
 
 A, B = (0, 39, 652, 999), (6, 380, 228, 562)

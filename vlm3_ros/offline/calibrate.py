@@ -5,8 +5,8 @@ the middle of the image, more towards its corners), ln(answer / z) is regressed 
 the answer is depth along Z and with slope 1 where it is the length of the ray. ln z stands beside ln r in the
 regression, since models compress the range of depth and rooms are not equally deep in the middle and at the border;
 every frame has a level of its own. Errors within a frame go together, so that frames are what intervals count: the
-slope's is the jackknife's, as wide as Student's t makes it for so few; the factor's is made of order statistics, which
-ask nothing of the distribution.
+slope's is the jackknife's, as wide as Student's t makes it for so few; the factor's is made of order statistics,
+which ask nothing of the distribution.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binom
+from scipy.stats import binom, norm
 from scipy.stats import t as student
 
 from vlm3_ros.config import Config
@@ -35,6 +35,7 @@ HUBER = 1.345  # residuals beyond this many standard deviations count less (95 %
 STEPS = 20  # of reweighting
 MEANINGS = {"z": 0.0, "ray": 1.0}  # values of depth.answer, and the slope that each has
 NEAR = 0.25  # a slope this near to 0 or 1 is one
+WIDEST = 1.25  # interval of a slope that tells 0 from 1
 SCALE_WIDTH = 1.1  # a factor is known if its interval is narrower than this ratio
 NARROW = 1.05  # images whose rays differ in length by less than this factor are narrow
 
@@ -183,8 +184,8 @@ def _meaning(slope: Interval, log_ray: Sequence[np.ndarray]) -> tuple[str | None
             "contradict both; check the intrinsics, and whether the true depth is along z"
         )
         return None, _Doubt(says, False)
-    if len(fitting) > 1:
-        says = f"the slope {slope} fits depth along z (0) and length of the ray (1): take more frames"
+    if len(fitting) > 1 or slope.high - slope.low > WIDEST:
+        says = f"the slope {slope} does not tell depth along z (0) from length of the ray (1): take more frames"
         return None, _Doubt(says, True)
     return fitting[0], _Doubt("", True)
 
@@ -192,8 +193,9 @@ def _meaning(slope: Interval, log_ray: Sequence[np.ndarray]) -> tuple[str | None
 def _slope(answers: Answers) -> Interval:
     """Of ln(answer / z) over ln r, with ln z beside it and a level for each frame; Huber's robust regression.
 
-    The interval is the delete-one jackknife's over frames (Tukey, 1958; for few groups: Cameron and Miller, Journal of
-    Human Resources 2015, where it is CV3) with Student's t, whose degrees of freedom are frames less slopes.
+    The interval is the delete-one jackknife's over frames (Tukey, 1958; for few groups: Cameron and Miller, Journal
+    of Human Resources 2015, where it is CV3) with Student's t, whose degrees of freedom are frames less slopes. Few
+    frames may agree by chance, but no better than their answers allow (Huber, Robust Statistics, 1981, 7.6).
     """
     frames = [
         np.stack(columns) for columns in zip(answers.log_ray, answers.log_depth, answers.log_ratio, strict=True)
@@ -208,12 +210,16 @@ def _slope(answers: Answers) -> Interval:
         weights = [np.minimum(1.0, HUBER * sigma / np.maximum(np.abs(r), sigma)) for r in residuals]
     value, count = float(solution[0]), len(frames)
     without = _solved(moments.sum(axis=0) - moments)[:, 0]  # [F]: of all frames but one
-    deviation = math.sqrt((count - 1) / count * float(((without - value) ** 2).sum()))
+    between = math.sqrt((count - 1) / count * float(((without - value) ** 2).sum()))
+    w, r, x = np.concatenate(weights), np.concatenate(residuals), np.concatenate(centred, axis=1)[:2]
+    within = math.sqrt(float(((w * r) ** 2).mean()) * float(np.linalg.pinv(x @ x.T, hermitian=True)[0, 0]))
     # With other answers the weights would change, too: those beyond HUBER would not move the slope at all.
-    moving = np.concatenate(weights) >= 1.0
-    deviation *= float(np.concatenate(weights).mean()) / max(0.5, float(moving.mean()))
-    half = float(student.ppf((1.0 + LEVEL) / 2.0, count - len(solution))) * deviation
-    return Interval(value, value - half, value + half)
+    moving = max(0.5, float((w >= 1.0).mean()))
+    quantile = (1.0 + LEVEL) / 2.0
+    half = (
+        max(student.ppf(quantile, count - len(solution)) * between * w.mean(), norm.ppf(quantile) * within) / moving
+    )
+    return Interval(value, float(value - half), float(value + half))
 
 
 def _solved(moments: np.ndarray) -> np.ndarray:
@@ -226,8 +232,8 @@ def _scale(answers: Answers, slope: float) -> Interval:
     """The factor from answers to true depth: the median of the frames' medians.
 
     The interval reaches from one frame to another, so that the median is between them with LEVEL at least (the sign
-    test's). So few frames that all of them may not reach that get what Student's t makes of their spread, if it is more;
-    the deviation of a median is that of a mean times √(π / 2).
+    test's). So few frames that all of them may not reach that get what Student's t makes of their spread, if it is
+    more; the deviation of a median is that of a mean times √(π / 2).
     """
     frames = np.sort([np.median(ray * slope - y) for y, ray in zip(answers.log_ratio, answers.log_ray, strict=True)])
     count, middle = len(frames), float(np.median(frames))
