@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from scipy.stats import norm
-from test_offline_run import vlm3
+from test_offline_run import settings, vlm3
 
 from vlm3_ros.offline import bootstrap
 from vlm3_ros.offline.bootstrap import interval, resampled_means
@@ -67,7 +69,8 @@ def evaluated(folder: Path, abs_rel: dict[int, float | str], source: str = "/dat
     settings, weights = {"depth.points": metrics.pop("points", 432)}, {"bundled": metrics.pop("weights", "aa")}
     about = {"source": source, "settings": settings, "weights": weights}
     (folder / "run.json").write_text(json.dumps(about))
-    (folder / "evaluation.json").write_text(json.dumps({"truth": source}))
+    images = metrics.pop("images", {})
+    (folder / "evaluation.json").write_text(json.dumps({"truth": source, "images": images}))
     numbers = {"depth": {"abs_rel": 0.5}, "trajectory": metrics}
     (folder / "metrics.json").write_text(json.dumps(numbers))
     with (folder / "frame_metrics.csv").open("w") as file:
@@ -121,15 +124,22 @@ def test_what_could_be_chance_among_many_is_not_sure(tmp_path, capsys):
     assert "of 2 numbers" in shown[-1] + shown[-2] + shown[-3]
 
 
+def colours(level: int, seconds: range) -> dict[str, str]:
+    """Sketches of images of one colour each."""
+    return {f"{second}.000000000": bytes([level + second] * 36).hex() for second in seconds}
+
+
 def test_only_common_frames_are_compared_and_differences_are_said(tmp_path, capsys):
-    a = evaluated(tmp_path / "a", dict.fromkeys(range(10), 0.2) | {20: 9.0}, ate_m=1.0)
-    b = evaluated(
-        tmp_path / "b", dict.fromkeys(range(2, 14), 0.2), source="/data/b", points=48, weights="bb", ate_m=1.0
+    """A recording that was moved, and cut at both ends, is the same where its images are."""
+    a = evaluated(
+        tmp_path / "a", dict.fromkeys(range(10), 0.2) | {20: 9.0}, images=colours(100, range(10)), ate_m=1.0
     )
+    moved = {"source": "/data/b", "images": colours(103, range(2, 14))}
+    b = evaluated(tmp_path / "b", dict.fromkeys(range(2, 14), 0.2), **moved, points=48, weights="bb", ate_m=1.0)
     assert vlm3("compare", a, b) == 0
     shown = capsys.readouterr().out
     for text in (
-        "other recordings: /data/a and /data/b",
+        "the same images, recorded as /data/a and /data/b",
         "other truth: /data/a and /data/b",
         "only A has, not compared: 3",
         "only B has, not compared: 4",
@@ -139,6 +149,53 @@ def test_only_common_frames_are_compared_and_differences_are_said(tmp_path, caps
     ):
         assert text in shown
     assert "ate_m" not in shown  # of other frames
+
+
+@pytest.mark.parametrize("source", ["/data/b", "/data/a"])  # another recording may have come to lie at the same path
+def test_other_recordings_are_refused(tmp_path, capsys, source):
+    a = evaluated(tmp_path / "a", dict.fromkeys(range(10), 0.2), images=colours(100, range(10)))
+    b = evaluated(tmp_path / "b", dict.fromkeys(range(10), 0.2), source, images=colours(140, range(10)))
+    assert vlm3("compare", a, b) == 2
+    said = capsys.readouterr()
+    assert "over different recordings" in said.err
+    assert said.out == ""
+
+
+def test_recordings_that_may_be_others_are_refused(tmp_path, capsys):
+    a = evaluated(tmp_path / "a", dict.fromkeys(range(10), 0.2))
+    b = evaluated(tmp_path / "b", dict.fromkeys(range(10), 0.2), "/data/b")
+    assert vlm3("compare", a, b) == 2
+    said = capsys.readouterr().err
+    assert "cannot be told whether the two runs are over the same recording" in said
+    assert "`vlm3 evaluate` on both again" in said
+
+
+def recording(folder: Path, level: int) -> Path:
+    """Images in a folder, whose stamps have to be made up, with their depth."""
+    for name, values in (("rgb", np.uint8), ("depth", np.uint16)):
+        (folder / name).mkdir(parents=True)
+        for i in range(3):
+            picture = np.full((48, 64, 3) if name == "rgb" else (48, 64), 20 * i + level, values)
+            cv2.imwrite(str(folder / name / f"{i}.png"), picture)
+    return folder
+
+
+@pytest.mark.parametrize(("case", "status"), [("copied", 0), ("other settings", 0), ("other", 2)])
+def test_recordings_are_known_by_their_images(tmp_path, capsys, request, case, status):
+    first = recording(tmp_path / "first", 50)
+    second = {"copied": tmp_path / "second", "other settings": first, "other": tmp_path / "other"}[case]
+    if case == "copied":
+        shutil.copytree(first, second)
+    elif case == "other":
+        recording(second, 120)
+    words = ["--intrinsics", "60", "60", "31.5", "23.5", "--depth-scale", "50"]
+    for source, out, points in ((first, "a", 48), (second, "b", 24)):
+        more = [*settings(request.node.name, "node.tasks=[depth]", f"depth.points={points}"), *words]
+        assert vlm3("run", source, "--out", tmp_path / out, *more) == 0
+        assert vlm3("evaluate", tmp_path / out) == 0
+    capsys.readouterr()
+    assert vlm3("compare", tmp_path / "a", tmp_path / "b") == status
+    assert ("different recordings" in capsys.readouterr().err) == (status == 2)
 
 
 def test_runs_that_have_not_noted_their_weights_are_compared(tmp_path):

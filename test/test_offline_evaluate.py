@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import bags
+import doubles
 import numpy as np
 import pytest
 from bags import SECOND
@@ -57,7 +58,14 @@ def test_known_differences_are_measured(run, capsys):
     # Six poses in a row 0.25 m and 0.2 m apart: the k-th is 0.05 * (k - 2.5) off.
     assert found["trajectory"]["ate_m"] == pytest.approx(0.05 * math.sqrt(35 / 12), abs=0.005)
     assert found["trajectory"]["rpe_m"] == pytest.approx(0.05, abs=0.005)
-    assert found["objects"] == {**found["objects"], "true": 6, "found": 0, "ap15": 0.0, "iou_median": None}
+    assert found["objects"] == {
+        **found["objects"],
+        "true": 6,
+        "found": 0,
+        "ap15": 0.0,
+        "iou_median": 0.0,
+        "coverage": 1.0,
+    }
     assert found["frames"]["perceived"] == 6
     shown = capsys.readouterr().out
     assert "abs_rel" in shown
@@ -65,6 +73,34 @@ def test_known_differences_are_measured(run, capsys):
     true = read_trajectory(run / "true_trajectory.txt")
     assert [stamp for stamp, _ in true] == STAMPS
     np.testing.assert_allclose([T[:3, 3] for _, T in true], [[0.0, 0.0, AHEAD_M * i] for i in range(6)])
+
+
+def test_a_run_that_answers_nothing_says_so_and_is_no_result(tmp_path, capsys, request):
+    bag, wall = with_truth(tmp_path / "camera"), doubles.shared(request.node.name)
+    wall.blind = True
+    vlm3("run", bag, "--out", tmp_path / "out", "--image", "/camera/image", *settings(request.node.name))
+    assert vlm3("evaluate", tmp_path / "out") == 1
+    said = capsys.readouterr()
+    assert "has a value" in said.err
+    assert said.out.count("nothing was answered, and all of it counts as missed") == len(GROUPS) - 2  # no edges here
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert {found[group]["coverage"] for group in found.keys() - {"frames"}} == {0.0}
+    assert [found["depth"][name] for name in ("delta1", "abs_rel", "abs_rel_answered")] == [0.0, 1.0, None]
+    assert vlm3("report", tmp_path / "out") == 0
+    assert "nothing was answered" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_the_first_frame_of_a_clock_that_begins_at_zero(tmp_path, capsys, caplog, request):
+    stamps = [0, SECOND // 10, SECOND // 5]
+    entries = [entry for entry in ahead(stamps) if entry[0]]
+    entries += [("/depth", stamp, bags.depth(stamp, 2.2 - 0.2 * i)) for i, stamp in enumerate(stamps)]
+    bag = bags.write(tmp_path / "camera", sorted(entries, key=lambda entry: entry[1]))
+    assert vlm3("run", bag, "--out", tmp_path / "out", "--image", "/camera/image", *settings(request.node.name)) == 0
+    assert vlm3("evaluate", tmp_path / "out") == 0
+    assert vlm3("report", tmp_path / "out") == 0
+    assert "stamp" not in caplog.text + capsys.readouterr().err
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (found["depth"]["frames"], found["depth"]["coverage"]) == (3, 1.0)
 
 
 def test_numbers_of_single_frames_are_kept(run):

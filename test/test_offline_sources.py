@@ -325,6 +325,16 @@ def test_images_without_stamps_take_the_time_of_recording(tmp_path, caplog):
     assert "have no stamp" in caplog.text
 
 
+def test_a_single_stamp_of_zero_is_where_the_clock_begins(tmp_path, caplog):
+    later = 5 * SECOND  # of recording
+    entries = [(topic, t + later, message) for topic, t, message in bags.camera([0, SECOND, 2 * SECOND])]
+    entries += [("/depth", t + later, bags.depth(t, 2.0)) for t in (0, SECOND)]
+    source = opened(bags.write(tmp_path / "bag", sorted(entries, key=lambda entry: entry[1])))
+    assert list(source.stamps) == [0, SECOND, 2 * SECOND]
+    assert [source.truth(i).depth is not None for i in range(3)] == [True, True, False]
+    assert "no stamp" not in caplog.text
+
+
 def test_bad_images_are_refused_one_by_one(tmp_path):
     empty, small = bags.image(STAMPS[1]), bags.image(STAMPS[2], camera=bags.CAMERA.resized(32, 24))
     empty.data = np.zeros(0, np.uint8)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from vlm3_ros.tasks import Reason, Refusal, objects
 WITHIN = 0.25  # relative error of a length that counts as right
 HOURS = 1  # difference of clock directions that counts as right
 HOUR_DEG = 30.0
+MOST = {"length": 1.0, "clock": 180.0}  # of errors, as of poses: relative, and in degrees
 REGION = re.compile(r"region \((\d+, \d+, \d+, \d+)\)")
 
 
@@ -64,11 +65,18 @@ def answer_errors(given: str, right: str) -> tuple[str, bool, float] | None:
     return asked, found == true, np.nan
 
 
+class _Judged(NamedTuple):
+    kind: str
+    is_right: bool
+    error: float  # NaN of kinds that have none, and without a value
+    answered: bool
+
+
 class AnswerScore:
     """Collects answers by category."""
 
     def __init__(self) -> None:
-        self._of: dict[str, list[tuple[str, bool, float]]] = defaultdict(list)
+        self._of: dict[str, list[_Judged]] = defaultdict(list)
         self.unknown = 0  # right answers of no known kind
 
     def add(self, category: str, given: str, right: str) -> None:
@@ -77,43 +85,61 @@ class AnswerScore:
         if errors is None:
             self.unknown += 1
         else:
-            self._of[category].append(errors)
+            answered = not isinstance(READERS[errors[0]](given), Refusal)
+            self._of[category].append(_Judged(*errors, answered))
 
     def result(self) -> dict[str, Any]:
-        """Accuracies and mean errors of all, and rows by category; errors are over the answers that have a value.
+        """Accuracies and mean errors of all, and rows by category. An answer without a value is wrong, and has the
+        largest error there is (MOST); no error counts for more, but in those over the answered ones alone.
 
         Of lengths and directions there are two means: over the questions, and over the categories, each with the same
         weight, as the paper's tables have it.
         """
         everything = [answer for answers in self._of.values() for answer in answers]
-        qualitative = [a for a in everything if a[0] in ("yes_no", "which")]
-        quantitative = [a for a in everything if a[0] in ("length", "clock")]
+        lengths, clocks = ([a for a in everything if a.kind == kind] for kind in ("length", "clock"))
+        by_length = self._measured("length")
         return {
             "questions": len(everything),
-            "qualitative": _accuracy(qualitative),
+            "coverage": _mean([answer.answered for answer in everything]),
+            "qualitative": _accuracy([a for a in everything if a.kind in ("yes_no", "which")]),
             "quantitative": _mean([_accuracy(answers) for answers in self._measured("length", "clock")]),
-            "quantitative_questions": _accuracy(quantitative),
-            "length_rel": _mean([_error(answers) for answers in self._measured("length")]),
-            "length_rel_questions": _error([a for a in quantitative if a[0] == "length"]),
-            "clock_deg": _error([a for a in quantitative if a[0] == "clock"]),
+            "quantitative_questions": _accuracy([*lengths, *clocks]),
+            "length_rel": _mean([_error(answers) for answers in by_length]),
+            "length_rel_questions": _error(lengths),
+            "clock_deg": _error(clocks),
+            "length_rel_answered": _mean([_answered_error(answers) for answers in by_length]),
+            "length_rel_questions_answered": _answered_error(lengths),
+            "clock_deg_answered": _answered_error(clocks),
             "by_category": [
-                {"category": c, "questions": len(a), "accuracy": _accuracy(a), "error": _error(a)}
-                for c, a in sorted(self._of.items())
+                {
+                    "category": category,
+                    "questions": len(answers),
+                    "coverage": _mean([answer.answered for answer in answers]),
+                    "accuracy": _accuracy(answers),
+                    "error": _error(answers),
+                    "error_answered": _answered_error(answers),
+                }
+                for category, answers in sorted(self._of.items())
             ],
         }
 
-    def _measured(self, *kinds: str) -> list[list[tuple[str, bool, float]]]:
+    def _measured(self, *kinds: str) -> list[list[_Judged]]:
         """The answers of these kinds by category."""
-        found = ([answer for answer in answers if answer[0] in kinds] for answers in self._of.values())
+        found = ([answer for answer in answers if answer.kind in kinds] for answers in self._of.values())
         return [answers for answers in found if answers]
 
 
-def _accuracy(answers: Sequence[tuple[str, bool, float]]) -> float:
-    return float(np.mean([right for _, right, _ in answers])) if answers else np.nan
+def _accuracy(answers: Sequence[_Judged]) -> float:
+    return _mean([answer.is_right for answer in answers])
 
 
-def _error(answers: Sequence[tuple[str, bool, float]]) -> float:
-    return _mean([error for _, _, error in answers])
+def _error(answers: Sequence[_Judged]) -> float:
+    measured = [answer for answer in answers if answer.kind in MOST]
+    return _mean([min(a.error, MOST[a.kind]) if a.answered else MOST[a.kind] for a in measured])
+
+
+def _answered_error(answers: Sequence[_Judged]) -> float:
+    return _mean([answer.error for answer in answers])
 
 
 def _mean(values: Sequence[float]) -> float:

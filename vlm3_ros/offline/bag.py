@@ -20,7 +20,16 @@ from vlm3_ros.geometry.box3d import Box3D
 from vlm3_ros.images import ImageError
 from vlm3_ros.offline import poses, topics
 from vlm3_ros.offline.reader import BagReader, Series
-from vlm3_ros.offline.sources import Choices, FrameError, SourceError, Truth, nearest, rectified_depth, rectifier
+from vlm3_ros.offline.sources import (
+    Choices,
+    FrameError,
+    SourceError,
+    Truth,
+    nearest,
+    rectified_depth,
+    rectifier,
+    stamps_or_times,
+)
 from vlm3_ros.perception import Frame
 
 log = logging.getLogger(__name__)
@@ -91,10 +100,12 @@ class BagSource:
                 "its topic with --camera-info, or give the camera's field of view with --set camera.hfov_deg=..."
             )
         found: list[tuple[int, Calibration]] = []
-        stamped = sorted(
-            ((messages.nanoseconds(m.header) or time, m) for time, m in self._bag.messages(topic)), key=lambda e: e[0]
-        )
-        for stamp, message in stamped:
+        times, infos = [], []
+        for time, info in self._bag.messages(topic):
+            times.append(time)
+            infos.append(info)
+        stamps, _ = stamps_or_times([messages.nanoseconds(info.header) for info in infos], times)
+        for stamp, message in sorted(zip(stamps, infos, strict=True), key=lambda entry: entry[0]):
             self._frame_id = self._frame_id or frames.bare(message.header.frame_id)
             calibration = messages.calibration(message)
             if not found or found[-1][1] != calibration:

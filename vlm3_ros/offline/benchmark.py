@@ -14,6 +14,9 @@ from vlm3_ros.camera import Camera
 from vlm3_ros.config import Config
 from vlm3_ros.geometry import motion
 from vlm3_ros.metrics import answers
+from vlm3_ros.metrics.depth import complete_errors
+from vlm3_ros.metrics.group import median
+from vlm3_ros.metrics.matches import match_errors
 from vlm3_ros.metrics.poses import pair_errors
 from vlm3_ros.offline.labelled import labelled_frame
 from vlm3_ros.offline.labels import DepthLabels, LabelFile, MatchLabels, PoseLabels, QuestionLabels
@@ -103,21 +106,21 @@ class DepthTable:
 
     def result(self) -> dict[str, Any]:
         ratios = np.concatenate(self._ratios)
-        known = ratios[np.isfinite(ratios)]
+        known, errors = ratios[np.isfinite(ratios)], complete_errors(ratios, np.ones_like(ratios))
         return {
             "pixels": len(ratios),
             "without_answer": len(ratios) - len(known),
-            "delta1": float((np.maximum(known, 1.0 / known) < 1.25).sum() / len(ratios)),
-            "abs_rel": float(np.abs(known - 1.0).mean()) if len(known) else np.nan,
-            "ratio_median": float(np.median(known)) if len(known) else np.nan,
+            **{name: errors[name] for name in ("coverage", "delta1", "abs_rel")},
+            "abs_rel_answered": float(np.abs(known - 1.0).mean()) if len(known) else np.nan,
+            "ratio_median_answered": median(known),
         }
 
 
 class MatchTable:
-    """End-point error in thousandths of the image's sides, over the answers that have a value."""
+    """End-point error in thousandths of the image's sides; a match without an answer is off by their diagonal."""
 
     def __init__(self) -> None:
-        self._distances: list[np.ndarray] = []
+        self._offsets: list[np.ndarray] = []  # from the labels, NaN without an answer
 
     def ask(self, labels: MatchLabels, bench: Benchmark) -> int:
         # No focal length enters: this task bounds the longest edge.
@@ -126,18 +129,16 @@ class MatchTable:
             for image, size in zip(labels.images, labels.sizes, strict=True)
         )
         found = bench.look(second, lambda sight: ask_matches(sight, first, bench.config, labels.pixels_first))
-        offset = (found.pixels - labels.pixels) / second.camera.size * matching.BINS
-        self._distances.append(np.linalg.norm(offset, axis=1))
-        return int(np.isfinite(self._distances[-1]).sum())
+        self._offsets.append((found.pixels - labels.pixels) / second.camera.size * matching.BINS)
+        return int(np.isfinite(self._offsets[-1]).all(axis=1).sum())
 
     def result(self) -> dict[str, Any]:
-        distances = np.concatenate(self._distances)
-        known = distances[np.isfinite(distances)]
+        offsets = np.concatenate(self._offsets)
+        errors = match_errors(offsets, np.zeros_like(offsets), (matching.BINS, matching.BINS))
         return {
-            "pixels": len(distances),
-            "without_answer": len(distances) - len(known),
-            "epe": float(known.mean()) if len(known) else np.nan,
-            "epe_median": float(np.median(known)) if len(known) else np.nan,
+            "pixels": len(offsets),
+            "without_answer": len(offsets) - int(np.isfinite(offsets).all(axis=1).sum()),
+            **{name: value for name, value in errors.items() if name == "coverage" or name.startswith("epe")},
         }
 
 
@@ -160,10 +161,15 @@ class PoseTable:
     def result(self) -> dict[str, Any]:
         found = [None if answer is None else _pose(answer) for answer in self._found]
         true = [_pose(answer) for answer in self._true]
-        both = zip(self._found, self._true, strict=True)
-        known = [i for i, (f, t) in enumerate(both) if f is not None and math.isfinite(f.distance_m * t.distance_m)]
-        lengths = pair_errors([found[i] for i in known], [true[i] for i in known])
-        return {**pair_errors(found, true), "length_rel_median": lengths["length_rel_median"]}
+        lengths = {"length_rel_median": math.nan, "length_rel_median_answered": math.nan}
+        if known := [i for i, answer in enumerate(self._true) if math.isfinite(answer.distance_m)]:
+            said = [
+                T if answer is not None and math.isfinite(answer.distance_m) else None
+                for T, answer in zip(found, self._found, strict=True)
+            ]
+            of_known = pair_errors([said[i] for i in known], [true[i] for i in known])
+            lengths = {name: of_known[name] for name in lengths}
+        return {**pair_errors(found, true), **lengths}
 
 
 def _pose(answer: PoseAnswer) -> np.ndarray:

@@ -19,7 +19,7 @@ from typing import Any
 from vlm3_ros.offline import compression, pieces
 from vlm3_ros.offline.db3_reader import Db3Reader
 from vlm3_ros.offline.mcap_reader import Declared, McapReader
-from vlm3_ros.offline.sources import FrameError, SourceError
+from vlm3_ros.offline.sources import FrameError, SourceError, stamps_or_times
 from vlm3_ros.offline.types import typestore
 
 log = logging.getLogger(__name__)
@@ -159,11 +159,9 @@ class Series:
 
     def __init__(self, bag: BagReader, topic: str):
         self._bag, self.topic = bag, topic
-        recorded, unstamped = [], 0
-        for time, place, raw in bag.raw(topic):
-            stamp = _header_stamp(raw)
-            unstamped += stamp <= 0
-            recorded.append((time, stamp if stamp > 0 else time, place))
+        headed = [(time, _header_stamp(raw), place) for time, place, raw in bag.raw(topic)]
+        stamps, unstamped = stamps_or_times([stamp for _, stamp, _ in headed], [time for time, *_ in headed])
+        recorded = [(time, stamp, place) for (time, _, place), stamp in zip(headed, stamps, strict=True)]
         if unstamped:
             log.warning("%d messages of %s have no stamp: the time of recording is taken for it", unstamped, topic)
         recorded.sort(key=lambda entry: entry[0])
@@ -178,10 +176,10 @@ class Series:
         return self._bag.message(self.topic, self._places[index])
 
 
-def _header_stamp(raw: bytes) -> int:
-    """The stamp in nanoseconds of a serialized message that begins with a header; 0 if it has none."""
+def _header_stamp(raw: bytes) -> int | None:
+    """The stamp in nanoseconds of a serialized message that begins with a header; None of one too short for that."""
     if len(raw) < 12 or raw[0]:
-        return 0
+        return None
     sec, nanosec = struct.unpack_from("<iI" if raw[1] & 1 else ">iI", raw, 4)
     return sec * 10**9 + nanosec
 

@@ -205,8 +205,22 @@ def nearest(stamps: Sequence[int], stamp: int, within: int = SYNC_NS) -> int | N
 
 
 def made_up_stamps(count: int) -> range:
-    """Stamps in nanoseconds of images that have none, one second apart; zero would mean that there is none."""
+    """Stamps in nanoseconds of images that have none, one second apart, from one second on."""
     return range(10**9, (count + 1) * 10**9, 10**9)
+
+
+def stamps_or_times(stamps: Sequence[int | None], times: Sequence[int]) -> tuple[list[int], int]:
+    """Stamps of the messages of a topic, and how many have none: for these it is the time of recording.
+
+    A stamp of 0 means that there is none, as ROS has it, if several messages have it; that of one alone is where its
+    clock begins.
+    """
+    least = 1 if stamps.count(0) > 1 else 0
+    known = [stamp is not None and stamp >= least for stamp in stamps]
+    found = [
+        stamp if stamp is not None and stamp >= least else time for stamp, time in zip(stamps, times, strict=True)
+    ]
+    return found, known.count(False)
 
 
 def nanoseconds(seconds: str) -> int:

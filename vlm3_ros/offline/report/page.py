@@ -13,7 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vlm3_ros import __version__
 from vlm3_ros.config import settings
-from vlm3_ros.offline.evaluate import GROUPS, meaning
+from vlm3_ros.metrics.group import COVERAGE
+from vlm3_ros.offline.evaluate import GROUPS, meaning, unanswered
 from vlm3_ros.offline.evaluated import Evaluated
 from vlm3_ros.offline.moments import Moment, Moments
 from vlm3_ros.offline.report import plots
@@ -26,8 +27,8 @@ from vlm3_ros.vlm.factory import ASKS
 HEADINGS = {"frames": "Frames and time", "pairs": "Motion from frame to frame"}
 CAPTIONS = {
     "by_label": "by name",
-    "by_range_m": "pixels by true depth, from and to in metres",
-    "by_confidence": "pixels by confidence",
+    "by_range_m": "pixels with true depth by it, from and to in metres",
+    "by_confidence": "pixels with predicted and true depth by confidence",
     "bins": "pixels by confidence: how many, mean confidence, share within a factor of 1.25",
 }
 TILES = ("depth.delta1", "depth.abs_rel", "depth.rmse", "trajectory.ate_m", "objects.ap25", "frames.seconds_median")
@@ -52,6 +53,7 @@ class Section:
 
     name: str
     heading: str
+    note: str  # what is to be known before the numbers
     numbers: list[dict[str, str]]
     plots: list[str]  # SVG
     tables: list[Table]
@@ -88,6 +90,7 @@ class Page:
 
     def __init__(self, run: Evaluated, moments: Moments):
         self._run, self._moments = run, moments
+        self._unanswered = unanswered(run.metrics)
         self._stamps = list(run.frames)
         if not self._stamps:
             raise RunError(f"no frame of {run.folder} was perceived, so there is nothing to report")
@@ -132,7 +135,10 @@ class Page:
         for name in TILES:
             group, _, metric = name.partition(".")
             if (value := self._run.metrics.get(group, {}).get(metric)) is not None:
-                tiles.append({"name": name, **_number(name, value), "value": f"{value:.3g}"})
+                number = _number(name, value)
+                if (coverage := self._run.metrics[group].get(COVERAGE)) is not None:
+                    number["says"] += f"; answered: {coverage:.1%}"
+                tiles.append({"name": name, **number, "value": f"{value:.3g}"})
         return tiles
 
     def _settings(self) -> list[tuple[str, str, str, bool]]:
@@ -150,7 +156,8 @@ class Page:
         tables = [_table(name, value) for name, value in values.items() if isinstance(value, (list, dict)) and value]
         drawn = [*self._special(group, values), self._over_time(group, shown)]
         heading = HEADINGS.get(group, group.capitalize())
-        return Section(group, heading, rows, [plot for plot in drawn if plot], tables)
+        note = "nothing was answered, and all of it counts as missed" if group in self._unanswered else ""
+        return Section(group, heading, note, rows, [plot for plot in drawn if plot], tables)
 
     def _over_time(self, group: str, shown: Sequence[Shown]) -> str:
         """Some numbers of single frames; of a group that is not named in OVER_TIME, the first three."""
@@ -176,13 +183,14 @@ class Page:
             return [plots.reliability(values["bins"])]
         if group == "pairs":
             there = [n for n in ("rotation_deg", "direction_deg") if f"pairs.{n}" in self._run.names]
-            unanswered = values["pairs"] - values["answered"]
-            return [plots.angles({name: self._values(f"pairs.{name}") for name in there}, unanswered)]
+            return [plots.angles({name: self._values(f"pairs.{name}") for name in there})]
         return [self._trajectory()] if group == "trajectory" else []
 
     def _trajectory(self) -> str:
         perceived, true = (dict(read_trajectory(self._run.folder / name)) for name in TRAJECTORIES)
         stamps = [stamp for stamp in perceived if stamp in true]
+        if len(stamps) < 2:
+            return ""
         path, truth = (np.array([poses[stamp][:3, 3] for stamp in stamps]) for poses in (perceived, true))
         return plots.trajectory(path, truth, (np.array(stamps) - nanoseconds(self._stamps[0])) / 1e9)
 
@@ -210,7 +218,7 @@ class Page:
         wanted = {nanoseconds(self._stamps[frame.index]): frame for frame in chosen}
         taken: dict[int, Moment] = {}
         for moment in self._moments:
-            if moment.stamp in wanted and not moment.error:
+            if moment.stamp in wanted and moment.stamp not in taken:
                 _read(moment)
                 taken[moment.stamp] = moment
         self._depth_limits = near, far = depth_limits(list(taken.values()))

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.collections import LineCollection
 
 from vlm3_ros.metrics.group import Metric
-from vlm3_ros.metrics.poses import aligned
+from vlm3_ros.metrics.poses import MOST_DEG, aligned
 from vlm3_ros.offline.report.figure import ERROR, INK, MORE, OTHER, PERCEIVED, TRUE, drawing
 
 WIDTH = 11.75  # inches; the page is as wide
@@ -45,7 +45,6 @@ def over_time(
 
 def by_range(rows: Sequence[Mapping[str, float]]) -> str:
     """Depth errors by true depth; the last range may have no end."""
-    labels = [f"{row['from']:g}–{row['to']:g}" if row["to"] else f"> {row['from']:g}" for row in rows]
     labels = [
         f"{row['from']:g}–{row['to']:g}" if math.isfinite(row["to"] or math.inf) else f"> {row['from']:g}"
         for row in rows
@@ -65,7 +64,9 @@ def by_range(rows: Sequence[Mapping[str, float]]) -> str:
 
 
 def reliability(rows: Sequence[Mapping[str, float]]) -> str:
-    """How often depth was right, over how sure it claimed to be."""
+    """How often depth was right, over how sure it claimed to be; of what was answered alone."""
+    if not rows:
+        return ""
     confidence, right = ([100 * row[name] for row in rows] for name in ("confidence", "right"))
     count = np.array([row["count"] for row in rows])
     with drawing("share of right depth over confidence", (WIDTH, 3.1), columns=2) as figure:
@@ -112,12 +113,13 @@ def laid_on(path: np.ndarray, true: np.ndarray) -> np.ndarray:
     return true @ T[:3, :3].T + T[:3, 3]
 
 
-def angles(errors: Mapping[str, np.ndarray], unanswered: int) -> str:
-    """Share of the pairs of frames whose angle errors [N] in degrees, NaN unknown, are below a limit.
+def angles(errors: Mapping[str, np.ndarray]) -> str:
+    """Share of the pairs of frames whose angle errors [N] in degrees, NaN where there are none, are below a limit.
 
-    So many pairs more are ``unanswered``, and below none.
+    Those of a pair without an answer are MOST_DEG, and below none.
     """
-    known = {name: np.sort(values[np.isfinite(values)]) for name, values in errors.items()}
+    pairs = {name: np.isfinite(values).sum() for name, values in errors.items()}
+    known = {name: np.sort(values[values < MOST_DEG]) for name, values in errors.items()}
     if not any(map(len, known.values())):
         return ""
     most = max(np.quantile(values, 0.95) for values in known.values() if len(values))
@@ -125,7 +127,7 @@ def angles(errors: Mapping[str, np.ndarray], unanswered: int) -> str:
     with drawing("share of pairs of frames over their angle errors", (WIDTH, 2.6)) as figure:
         (axes,) = figure.axes
         for (name, values), colour in zip(known.items(), (PERCEIVED, MORE), strict=False):
-            share = 100 * np.arange(len(values) + 1) / max(1, len(values) + unanswered)
+            share = 100 * np.arange(len(values) + 1) / max(1, pairs[name])
             axes.step([0.0, *values, 180.0], [*share, share[-1]], where="post", color=colour, label=name)
         axes.set(xlim=(0, limit), ylim=(0, 102), xlabel="error [°]", ylabel="share of the pairs [%]")
         axes.set_title("pairs of neighbouring frames whose error is smaller; without an answer it never is")
