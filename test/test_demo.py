@@ -21,6 +21,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
 from vlm3_ros.geometry.box3d import Box3D
+from vlm3_ros.metrics.boxes import in_view
 from vlm3_ros.ros import compared, messages
 from vlm3_ros.ros.demo import LABELS, SIMULATOR
 from vlm3_ros.ros.live import Page
@@ -128,15 +129,28 @@ def test_values_say_what_was_refused_and_what_blind_answers_score():
         perceived(8, T_odom_camera=None, boxes=[wrong, *perceived(8).boxes]),
     ]
     said = "\n".join(compared.values(moments))
-    true = [len(m.true_boxes) for m in moments]
     assert "frames: 3, 2 with a pose, 2 with a list of boxes" in said
     assert "depth: delta1 1.000, AbsRel 0.067" in said  # a third of the pixels is off by a fifth
-    assert "error 0.00 m on average" in said
+    length = np.linalg.norm(np.diff([m.T_world_camera[:3, 3] for m in moments], axis=0), axis=1).sum()
+    missed = max(1.0, length)
+    assert f"path: {length:.2f} m, 50% of the poses known" in said
+    assert f"ATE {missed / 3**0.5:.2f} m, {missed:.2f} m at most" in said
     assert re.search(r"had it stood still: 0\.[1-9]", said)
-    assert f"objects: {true[0] + true[2]} of {sum(true)} found, mean 3D IoU 1.00" in said
-    assert f"1 of {1 + true[0] + true[2]} boxes are wrong" in said
+    seen = [sum(in_view(box, m.camera) for box in m.true_boxes) for m in moments]
+    assert f"{(seen[0] + seen[2]) / sum(seen):.0%} of {sum(seen)} got a list; {seen[0] + seen[2]} overlapped" in said
     constant = np.median(np.concatenate([m.true_depth.ravel() for m in moments]))
     assert f"{constant:.1f} m for all of them" in said
+
+
+def test_refused_boxes_score_less_than_wrong_ones():
+    far = Box3D("", 0.5, np.array([0.0, 0.0, 50.0]), np.ones(3), np.eye(3))
+    first, second = perceived(0), perceived(4)
+    wrong = replace(second, boxes=[replace(far, label=box.label) for box in second.true_boxes])
+    scores = [
+        float(re.search(r"AP25 ([\d.]+)", "\n".join(compared.values([first, other])))[1])
+        for other in (replace(second, boxes=None), wrong, second)
+    ]
+    assert scores[0] < scores[1] < scores[2] == 1.0
 
 
 @pytest.mark.parametrize("depth", [np.full((60, 80), np.nan), perceived(2).depth * 9], ids=["refused", "far off"])

@@ -1,16 +1,20 @@
-"""The demo's values: what was perceived beside what is true, in lines for people."""
+"""The demo's values, by the definitions of `vlm3 evaluate`: perceived beside true, in lines for people."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from vlm3_ros.geometry.box3d import Box3D
+from vlm3_ros.metrics.boxes import BoxScore, in_view
+from vlm3_ros.metrics.depth import DepthScore
+from vlm3_ros.metrics.poses import complete_trajectory_errors
 from vlm3_ros.ros.witness import Moment
 
-FOUND_IOU = 0.25  # a thing is found where a box of its name overlaps it by this much, as AP25 counts (SUN RGB-D)
+LEAST_POSES = 3  # as for vlm3 evaluate: fewer can always be laid on the truth
 
 
 def values(moments: Sequence[Moment]) -> list[str]:
@@ -35,49 +39,59 @@ def T_world_odom(moments: Sequence[Moment]) -> np.ndarray | None:
 
 
 def _depth(moments: Sequence[Moment]) -> list[str]:
-    known = [np.isfinite(m.depth) & np.isfinite(m.true_depth) for m in moments]
-    true = np.concatenate([m.true_depth[k] for m, k in zip(moments, known, strict=True)])
-    if not true.size:
+    constant = float(np.median(np.concatenate([m.true_depth[np.isfinite(m.true_depth)] for m in moments])))
+    found = _depth_scores([(m.depth, m.true_depth) for m in moments])
+    blind = _depth_scores([(np.full_like(m.true_depth, constant), m.true_depth) for m in moments])
+    if not found["coverage"]:
         return ["depth: refused for every pixel"]
-    perceived = np.concatenate([m.depth[k] for m, k in zip(moments, known, strict=True)])
-    constant = float(np.median(true))
     return [
-        f"depth: {_scores(perceived, true)}",
-        f"   {true.size / sum(k.size for k in known):.0%} of pixels have one; {constant:.1f} m for all of them:",
-        f"   {_scores(np.full_like(true, constant), true)}",
+        f"depth: {_of_depth(found)}",
+        f"   {found['coverage']:.0%} of pixels have one; {constant:.1f} m for all of them:",
+        f"   {_of_depth(blind)}",
     ]
 
 
-def _scores(perceived: np.ndarray, true: np.ndarray) -> str:
-    ratio = perceived / true
-    return f"delta1 {np.mean(np.maximum(ratio, 1 / ratio) < 1.25):.3f}, AbsRel {np.mean(abs(ratio - 1)):.3f}"
+def _depth_scores(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+    score = DepthScore()
+    for perceived, true in pairs:
+        score.add(perceived, None, true)
+    return score.result()
+
+
+def _of_depth(scores: dict[str, Any]) -> str:
+    return f"delta1 {scores['delta1']:.3f}, AbsRel {scores['abs_rel']:.3f}"
 
 
 def _path(moments: Sequence[Moment]) -> list[str]:
-    T = T_world_odom(moments)
-    if T is None:
+    path, true = [m.T_odom_camera for m in moments], [m.T_world_camera for m in moments]
+    if all(T is None for T in path):
         return ["path: every pose was refused"]
-    true = np.array([m.T_world_camera[:3, 3] for m in moments])
-    pairs = [
-        ((T @ m.T_odom_camera)[:3, 3], at) for m, at in zip(moments, true, strict=True) if m.T_odom_camera is not None
-    ]
-    errors = np.array([np.linalg.norm(perceived - at) for perceived, at in pairs])
-    still = np.array([np.linalg.norm(pairs[0][1] - at) for _, at in pairs])
-    walked = np.linalg.norm(np.diff(true, axis=0), axis=1).sum()
+    if len(moments) < LEAST_POSES:
+        return ["path: too short to be compared"]
+    found = complete_trajectory_errors(path, true)
+    still = complete_trajectory_errors([np.eye(4)] * len(true), true)
     return [
-        f"path: {walked:.2f} m, error {errors.mean():.2f} m on average, {errors.max():.2f} m at most",
-        f"   had it stood still: {still.mean():.2f} m, {still.max():.2f} m",
+        f"path: {found['length_m']:.2f} m, {found['coverage']:.0%} of the poses known",
+        f"   ATE {found['ate_m']:.2f} m, {found['ate_max_m']:.2f} m at most",
+        f"   had it stood still: {still['ate_m']:.2f} m, {still['ate_max_m']:.2f} m",
     ]
 
 
 def _objects(moments: Sequence[Moment]) -> list[str]:
-    true = sum(len(m.true_boxes) for m in moments)
-    perceived = sum(len(m.boxes or ()) for m in moments)
-    overlaps = [a.iou(b) for m in moments for a, b in same(m.true_boxes, m.boxes or ())]
-    found = [iou for iou in overlaps if iou >= FOUND_IOU]
+    score = BoxScore()
+    for m in moments:
+        seen = [in_view(box, m.camera) for box in m.true_boxes]
+        score.add(
+            m.boxes,
+            [box for box, visible in zip(m.true_boxes, seen, strict=True) if visible],
+            [box for box, visible in zip(m.true_boxes, seen, strict=True) if not visible],
+        )
+    if not (found := score.result()):
+        return ["objects: none is wholly in view"]
     return [
-        f"objects: {len(found)} of {true} found, mean 3D IoU {np.mean(found or [0.0]):.2f}",
-        f"   {perceived - len(found)} of {perceived} boxes are wrong (IoU below {FOUND_IOU})",
+        f"objects: AP25 {found['ap25']:.3f}, median 3D IoU {found['iou_median']:.2f}",
+        f"   {found['coverage']:.0%} of {found['true']} got a list; {found['overlapping']} overlapped, "
+        f"{found['found']} said",
     ]
 
 
