@@ -108,7 +108,8 @@ def test_depth_of_a_wrong_model(tmp_path):
     assert (found["pixels"], found["without_answer"]) == (5, 1)
     assert found["delta1"] == pytest.approx(3 / 5)
     errors = [abs(3.0 / label - 1) for label in (3.0, 3.7, 2.5, 3.8)]
-    assert found["abs_rel"] == pytest.approx(np.mean(errors), abs=0.01)
+    assert (found["coverage"], found["abs_rel"]) == pytest.approx((4 / 5, np.mean([*errors, 1.0])), abs=0.01)
+    assert found["abs_rel_answered"] == pytest.approx(np.mean(errors), abs=0.01)
 
 
 def test_depth_beyond_the_range_of_the_node_counts(tmp_path):
@@ -184,7 +185,8 @@ def test_matches_of_a_wrong_model(tmp_path):
     answers = iter(["<think> Left. </think>\n\n(253, 504)", matching.answer(250, 510), "nowhere"])
     found = result(labels, reply(lambda _: next(answers)))
     assert (found["pixels"], found["without_answer"]) == (3, 1)
-    assert found["epe"] == pytest.approx((5 + 10) / 2, abs=1e-9)
+    assert found["epe"] == pytest.approx((5 + 10 + 1000 * 2**0.5) / 3, abs=1e-9)
+    assert found["epe_answered"] == pytest.approx((5 + 10) / 2, abs=1e-9)
 
 
 def pose_label() -> dict:
@@ -223,7 +225,8 @@ def test_rotation_and_direction_are_enough_for_the_angles(tmp_path):
     found = result(labels, reply(lambda _: next(given)))
     assert (found["pairs"], found["answered"], found["refused"]) == (3, 2, {"unparsed": 1})
     assert found["auc30"] == pytest.approx(2 / 3)
-    assert found["length_rel_median"] is None  # nowhere is it known of both
+    assert found["length_rel_median"] == 1.0  # the first and the third label have one, and no answer has
+    assert found["length_rel_median_answered"] is None
 
 
 def test_published_pose_is_read_as_its_conventions_say(tmp_path):

@@ -109,7 +109,7 @@ def test_numbers_of_single_frames_are_kept(run):
     with (run / "frame_metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["stamp"] for row in rows] == [f"{t // SECOND}.{t % SECOND:09d}" for t in STAMPS]
-    for name in ("delta1", "abs_rel", "silog"):
+    for name in ("delta1", "abs_rel", "silog_answered"):
         values = [float(row[f"depth.{name}"]) for row in rows]
         assert np.mean(values) == pytest.approx(found["depth"][name], abs=1e-12)
     steps = [float(row["trajectory.step_m"]) for row in rows if row["trajectory.step_m"]]

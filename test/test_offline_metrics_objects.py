@@ -163,7 +163,10 @@ def test_answer_score():
     assert result["qualitative"] == pytest.approx(1 / 2)
     assert result["quantitative"] == pytest.approx((1 / 3 + 1) / 2)  # each category with the same weight
     assert result["quantitative_questions"] == pytest.approx(2 / 4)
-    assert result["length_rel_questions"] == pytest.approx((0.5 + 0.1) / 2)
+    assert result["coverage"] == pytest.approx(5 / 6)
+    assert result["length_rel_questions"] == pytest.approx((0.5 + 0.1 + 1.0) / 3)
+    assert result["length_rel_questions_answered"] == pytest.approx((0.5 + 0.1) / 2)
     assert result["clock_deg"] == pytest.approx(30.0)
     width = next(row for row in result["by_category"] if row["category"] == "width")
     assert (width["questions"], width["accuracy"]) == (3, pytest.approx(1 / 3))
+    assert width["coverage"] == pytest.approx(2 / 3)

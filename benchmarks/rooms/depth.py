@@ -23,8 +23,8 @@ ROWS = {
     "delta1": "δ1, greedy",
     "delta1_median": "δ1, median of the digits",
     "delta1_inside": "δ1, greedy, not beside depth edges",
-    "abs_rel": "AbsRel, greedy",
-    "abs_rel_median": "AbsRel, median of the digits",
+    "abs_rel": "AbsRel, greedy, of answered ones",
+    "abs_rel_median": "AbsRel, median of the digits, of answered ones",
     "auroc": "AUROC of the confidence for being within 25 %",
     "answered": "share of questions answered",
 }

@@ -15,8 +15,8 @@ from vlm3_ros.perception.matches import ask_matches
 
 PIXELS = 24
 ROWS = {
-    "epe": "EPE, % of the width",
-    "epe_median": "median error, % of the width",
+    "epe": "EPE, % of the width, of answered ones",
+    "epe_median": "median error, % of the width, of answered ones",
     "within_5": "share within 5 % of the width",
     "answered": "share of questions answered",
 }

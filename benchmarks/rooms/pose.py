@@ -19,9 +19,9 @@ from vlm3_ros.tasks import Refusal
 OF_EACH = {  # of the greedy answers, and of the medians of their digits' distributions
     **{f"auc{deg}": f"AUC@{deg}°" for deg in AUC_DEG},
     "auc30_far": "AUC@30° where the camera moved at least 20 cm",
-    "rotation_deg_median": "median error of the rotation, °",
-    "direction_deg_median": "median error of the direction, °",
-    "length_rel_median": "median relative error of the length",
+    "rotation_deg_median_answered": "median error of the rotation, °, of answered pairs",
+    "direction_deg_median_answered": "median error of the direction, °, of answered pairs",
+    "length_rel_median_answered": "median relative error of the length, of answered pairs",
 }
 ROWS = {
     **OF_EACH,

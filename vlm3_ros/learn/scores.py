@@ -12,7 +12,7 @@ from vlm3_ros.config import PoseConfig
 from vlm3_ros.geometry import motion
 from vlm3_ros.learn.data import reading
 from vlm3_ros.learn.data.sample import Exchange, Sample
-from vlm3_ros.metrics.depth import depth_errors
+from vlm3_ros.metrics.depth import complete_errors
 from vlm3_ros.metrics.matches import match_errors
 from vlm3_ros.metrics.poses import pair_errors
 from vlm3_ros.perception.pose import read_pose
@@ -58,48 +58,42 @@ Asked = Sequence[tuple[Sample, list[Exchange], list[Answer]]]
 
 
 def _depth(asked: Asked) -> dict[str, float]:
-    """Greedy answers, and the medians of their digits' distributions."""
+    """Greedy answers, and the medians of their digits' distributions; one without a value has the largest error."""
     right, greedy, median = [], [], []
-    count = 0
     for _, exchanges, answers in asked:
         for exchange, answer in zip(exchanges, answers, strict=True):
-            count += 1
             truth, read = depth.parse(exchange.answer), depth.parse(answer.text)
-            if isinstance(read, Refusal) or isinstance(truth, Refusal):
+            if isinstance(truth, Refusal):
                 continue
             right.append(truth)
-            greedy.append(read)
-            middle = answer.numbers[-1].median() if answer.numbers else read
-            median.append(middle if np.isfinite(middle) else read)
-    parsed = len(right) / count
-    if not right:
-        return {"delta1": 0.0, "parsed": 0.0}
-    errors, of_median = (depth_errors(np.array(values), np.array(right)) for values in (greedy, median))
+            greedy.append(np.nan if isinstance(read, Refusal) else read)
+            middle = answer.numbers[-1].median() if answer.numbers and not isinstance(read, Refusal) else np.nan
+            median.append(middle if np.isfinite(middle) else greedy[-1])
+    errors, of_median = (complete_errors(np.array(values), np.array(right)) for values in (greedy, median))
     return {
-        "delta1": errors["delta1"] * parsed,
+        "delta1": errors["delta1"],
         "abs_rel": errors["abs_rel"],
-        "median_delta1": of_median["delta1"] * parsed,
+        "median_delta1": of_median["delta1"],
         "median_abs_rel": of_median["abs_rel"],
-        "parsed": parsed,
+        "parsed": errors["coverage"],
     }
 
 
 def _matching(asked: Asked) -> dict[str, float]:
     """Errors in per cent of the image's width, with images scaled to squares as the protocol's references have it."""
-    found, true, count = [], [], 0
+    found, true = [], []
     for _, exchanges, answers in asked:
         for exchange, answer in zip(exchanges, answers, strict=True):
-            count += 1
             read, right = matching.parse(answer.text), matching.parse(exchange.answer)
-            if not isinstance(read, Refusal) and not isinstance(right, Refusal):
-                found.append(read)
+            if not isinstance(right, Refusal):
+                found.append((np.nan, np.nan) if isinstance(read, Refusal) else read)
                 true.append(right)
-    errors = match_errors(np.array(found), np.array(true), (matching.BINS, matching.BINS)) if found else {}
+    errors = match_errors(np.array(found), np.array(true), (matching.BINS, matching.BINS))
     percent = 100.0 / matching.BINS
     return {
-        "epe_percent": errors.get("epe", np.nan) * percent,
-        "epe_median_percent": errors.get("epe_median", np.nan) * percent,
-        "parsed": len(found) / count,
+        "epe_percent": errors["epe"] * percent,
+        "epe_median_percent": errors["epe_median"] * percent,
+        "parsed": errors["coverage"],
     }
 
 
