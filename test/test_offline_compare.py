@@ -134,7 +134,7 @@ def test_only_common_frames_are_compared_and_differences_are_said(tmp_path, caps
     a = evaluated(
         tmp_path / "a", dict.fromkeys(range(10), 0.2) | {20: 9.0}, images=colours(100, range(10)), ate_m=1.0
     )
-    moved = {"source": "/data/b", "images": colours(103, range(2, 14))}
+    moved = {"source": "/data/b", "images": colours(101, range(2, 14))}
     b = evaluated(tmp_path / "b", dict.fromkeys(range(2, 14), 0.2), **moved, points=48, weights="bb", ate_m=1.0)
     assert vlm3("compare", a, b) == 0
     shown = capsys.readouterr().out
@@ -151,14 +151,24 @@ def test_only_common_frames_are_compared_and_differences_are_said(tmp_path, caps
     assert "ate_m" not in shown  # of other frames
 
 
+@pytest.mark.parametrize("level", [104, 140])
 @pytest.mark.parametrize("source", ["/data/b", "/data/a"])  # another recording may have come to lie at the same path
-def test_other_recordings_are_refused(tmp_path, capsys, source):
+def test_other_recordings_are_refused(tmp_path, capsys, source, level):
     a = evaluated(tmp_path / "a", dict.fromkeys(range(10), 0.2), images=colours(100, range(10)))
-    b = evaluated(tmp_path / "b", dict.fromkeys(range(10), 0.2), source, images=colours(140, range(10)))
+    b = evaluated(tmp_path / "b", dict.fromkeys(range(10), 0.2), source, images=colours(level, range(10)))
     assert vlm3("compare", a, b) == 2
     said = capsys.readouterr()
     assert "over different recordings" in said.err
     assert said.out == ""
+
+
+def test_other_settings_of_the_camera_change_images_a_little(tmp_path):
+    a = evaluated(tmp_path / "a", dict.fromkeys(range(10), 0.2), images=colours(100, range(10)))
+    b = evaluated(tmp_path / "b", dict.fromkeys(range(10), 0.2), images=colours(104, range(10)))
+    about = json.loads((b / "run.json").read_text())
+    about["settings"]["camera.input_rectified"] = True
+    (b / "run.json").write_text(json.dumps(about))
+    assert vlm3("compare", a, b) == 0
 
 
 def test_recordings_that_may_be_others_are_refused(tmp_path, capsys):

@@ -11,7 +11,7 @@ import numpy as np
 from vlm3_ros.offline.bootstrap import MIN_FRAMES, interval, resampled_means
 from vlm3_ros.offline.evaluate import meaning
 from vlm3_ros.offline.evaluated import Evaluated
-from vlm3_ros.offline.likeness import alike
+from vlm3_ros.offline.likeness import RECTIFIED, SAME, alike
 from vlm3_ros.offline.results import RunError
 
 LEVEL = 0.95
@@ -97,7 +97,10 @@ class Comparison:
 
 def _check_recordings(a: Evaluated, b: Evaluated) -> None:
     """Raises RunError unless both recordings are the same, by their images or, where unknown, their paths."""
-    same = alike(a.images, b.images)
+    cameras = [
+        {name: value for name, value in run.run["settings"].items() if name.startswith("camera.")} for run in (a, b)
+    ]
+    same = alike(a.images, b.images, SAME if cameras[0] == cameras[1] else RECTIFIED)
     sources = f"{a.folder} is of {a.run['source']}, {b.folder} of {b.run['source']}"
     if same is False:
         raise RunError(

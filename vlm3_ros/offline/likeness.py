@@ -14,7 +14,9 @@ import numpy as np
 from vlm3_ros.offline.sources import FrameError, Source, seconds
 
 CELLS = (4, 3)  # columns and rows of a sketch
-SAME = 6.0  # levels of 255 by which most cells of most frames may differ
+# Levels of 255 by which half of the cells of half of the frames may differ: what another compression makes of an
+# image, and what rectification does.
+SAME, RECTIFIED = 1.5, 5.0
 
 Sketches = Mapping[str, str]  # by the stamp in seconds
 
@@ -35,10 +37,10 @@ def sketches(recording: Source) -> dict[str, str]:
     return found
 
 
-def alike(a: Sketches, b: Sketches) -> bool | None:
-    """Whether images of the same stamps look alike in most cells of most frames; None where there are none."""
+def alike(a: Sketches, b: Sketches, within: float) -> bool | None:
+    """Whether images of the same stamps look alike, within so many levels; None where there are none."""
     common = [stamp for stamp in a if stamp in b]
     if not common:
         return None
     first, second = (np.array([list(bytes.fromhex(of[stamp])) for stamp in common], float) for of in (a, b))
-    return bool(np.median(np.median(np.abs(first - second), axis=1)) <= SAME)
+    return bool(np.median(np.median(np.abs(first - second), axis=1)) <= within)
