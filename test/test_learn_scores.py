@@ -82,7 +82,8 @@ def test_known_mistakes_have_known_scores():
     found = scores(Scripted([sample], lambda exchange: wrong[exchange.question]), [sample])
     assert found["depth delta1"] == 0.5
     assert found["depth abs_rel"] == pytest.approx((0.0 + 0.2 + 0.3 + 1.0) / 4)
-    assert found["matching epe_percent"] == pytest.approx(5.0)  # 30 and 40 thousandths
+    # 30 and 40 thousandths, and one without a value, which is off by the diagonal.
+    assert found["matching epe_percent"] == pytest.approx((5.0 + 100.0 * 2**0.5) / 2)
     assert found["matching parsed"] == 0.5
 
 
