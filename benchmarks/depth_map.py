@@ -32,8 +32,8 @@ from scipy.ndimage import gaussian_filter
 from vlm3_ros.camera import Camera
 from vlm3_ros.config import DepthConfig
 from vlm3_ros.geometry.depth_map import Grid, densify
-from vlm3_ros.offline.metrics.boundaries import boundary_errors
-from vlm3_ros.offline.metrics.depth import depth_errors
+from vlm3_ros.metrics.boundaries import boundary_errors
+from vlm3_ros.metrics.depth import depth_errors
 from vlm3_ros.sim import random_room, render, viewpoint
 from vlm3_ros.sim.path import pose
 

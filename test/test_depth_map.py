@@ -14,7 +14,7 @@ from scipy.ndimage import distance_transform_edt, map_coordinates
 from vlm3_ros.camera import Camera
 from vlm3_ros.geometry.depth_map import DepthMap, Grid, densify
 from vlm3_ros.geometry.plate import relative_noise
-from vlm3_ros.offline.metrics.boundaries import depth_edges
+from vlm3_ros.metrics.boundaries import depth_edges
 
 WIDTH, HEIGHT = 160, 120
 CAMERA = Camera(WIDTH, HEIGHT, 130.0, 128.0, 81.0, 57.5)
