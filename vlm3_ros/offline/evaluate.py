@@ -18,7 +18,7 @@ from vlm3_ros.metrics.boxes import Objects
 from vlm3_ros.metrics.confidence import Confidence
 from vlm3_ros.metrics.depth import Depth
 from vlm3_ros.metrics.frames import Frames
-from vlm3_ros.metrics.group import Group, Metric
+from vlm3_ros.metrics.group import COVERAGE, Group, Metric
 from vlm3_ros.metrics.matches import Matches
 from vlm3_ros.metrics.planes import Planes
 from vlm3_ros.metrics.poses import Pairs, Trajectory
@@ -113,8 +113,8 @@ def meaning(name: str) -> Metric:
 
 
 def unanswered(metrics: dict[str, dict[str, Any]]) -> list[str]:
-    """The groups in which nothing at all was answered."""
-    return [group for group, values in metrics.items() if group != "frames" and not values["coverage"]]
+    """The groups in which nothing at all was answered; those of older versions may not say so."""
+    return [group for group, values in metrics.items() if group != "frames" and values.get(COVERAGE) == 0.0]
 
 
 def table(metrics: dict[str, dict[str, Any]]) -> str:
