@@ -216,11 +216,11 @@ def stamps_or_times(stamps: Sequence[int | None], times: Sequence[int]) -> tuple
     clock begins.
     """
     least = 1 if stamps.count(0) > 1 else 0
-    known = [stamp is not None and stamp >= least for stamp in stamps]
-    found = [
-        stamp if stamp is not None and stamp >= least else time for stamp, time in zip(stamps, times, strict=True)
+    pairs = [
+        (stamp if stamp is not None and stamp >= least else None, time)
+        for stamp, time in zip(stamps, times, strict=True)
     ]
-    return found, known.count(False)
+    return [time if stamp is None else stamp for stamp, time in pairs], sum(stamp is None for stamp, _ in pairs)
 
 
 def nanoseconds(seconds: str) -> int:
