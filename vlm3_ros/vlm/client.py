@@ -148,7 +148,7 @@ class Client:
         return connection.getresponse()
 
     def _failure(self, error: Exception) -> ModelError:
-        reason = str(error) or type(error).__name__
+        reason = self.without_key(str(error)) or type(error).__name__
         if isinstance(error, TimeoutError):
             return ModelError(f"{self.url} did not answer in time ({reason}): is it overloaded, or out of reach?")
         if isinstance(error, BROKEN):

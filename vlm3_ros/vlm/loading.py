@@ -190,7 +190,7 @@ def _tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except BaseException as error:  # a panic in the tokenizers library is no Exception
-        if isinstance(error, KeyboardInterrupt | SystemExit):
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise ModelError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
 
