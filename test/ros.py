@@ -20,9 +20,16 @@ from vlm3_ros.config import one_checkpoint
 ROOT = Path(__file__).resolve().parents[1]
 TEST = ROOT / "test"
 
+
+def _domain() -> int:
+    """A domain by chance; of the processes that pytest-xdist starts for one run, each another one."""
+    run, worker = (os.environ.get(f"PYTEST_XDIST_{name}", "") for name in ("TESTRUNUID", "WORKER"))
+    return 1 + (random.Random(run or None).randrange(101) + int(worker.removeprefix("gw") or 0)) % 101
+
+
 # Set once per test process and inherited by every process that it starts.
 ENVIRONMENT = {
-    "ROS_DOMAIN_ID": str(random.SystemRandom().randint(1, 101)),
+    "ROS_DOMAIN_ID": str(_domain()),
     "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
     "RMW_IMPLEMENTATION": "rmw_fastrtps_cpp",
     "FASTRTPS_DEFAULT_PROFILES_FILE": str(ROOT / "config" / "fastdds.xml"),

@@ -51,8 +51,8 @@ def rows(monkeypatch):
     decoded = []
     decode = engine.decode
 
-    def spy(language, own, chunk, template):
-        decode(language, own, chunk, template)
+    def spy(language, own, chunk, *others):
+        decode(language, own, chunk, *others)
         decoded.extend(chunk)
 
     monkeypatch.setattr(engine, "decode", spy)
