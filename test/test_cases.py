@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import bags
+import numpy as np
 import pytest
+from live import compressed, info, live
+from scripted import Scripted, metres
+from sensor_msgs.msg import CameraInfo, CompressedImage
 from test_offline_run import STAMPS, ahead, messages, vlm3
 
 TUM = ("--intrinsics", "60", "60", "31.5", "23.5")
@@ -33,6 +38,10 @@ RECORDINGS = {  # recording: words for the command, frames perceived, what is sa
     "detections_without_results/no_results": ((), 6, ""),
     "slow_tf/slow_map": ((), 10, ""),
     "pose_stamped_truth/bag": ((), 6, ""),
+    "distortion_names/equidistant_5": ((), 2, ""),
+    "distortion_names/pinhole_no_distortion": ((), 2, ""),
+    "distortion_names/plumb_bob_8_zeros_behind": ((), 2, ""),
+    "info_frame_empty/empty": ((), 6, ""),
 }
 
 TRUTHS = {  # recording: words for the run, true poses, of frames, what is said
@@ -104,3 +113,41 @@ def run(recording: Path, out: Path, words: tuple[str, ...], capsys, caplog) -> t
     status = vlm3("run", recording, "--out", out, "--model", "test:doubles:slow:0", *words)
     said = capsys.readouterr()
     return status, said.out + said.err + caplog.text
+
+
+# ------------------------------------------------------------------------------------------------------- pictures
+
+SEEN: list[Any] = []
+
+
+def watcher() -> Scripted:
+    """`test:test_cases:watcher`: remembers the pictures it is shown in SEEN."""
+    model = Scripted(metres(2.0))
+    model.looks = SEEN
+    return model
+
+
+def test_mosaic_of_a_bayer_camera_reaches_the_model_in_colour(data, tmp_path):
+    """Half of the picture is (220, 40, 40), the other half (40, 60, 220)."""
+    SEEN.clear()
+    words = ["--model", "test:test_cases:watcher", "--set", "node.tasks=[depth]"]
+    assert vlm3("run", data / "cases" / "bayer_jpeg" / "bag", "--out", tmp_path / "out", *words) == 0
+    ((picture,),) = SEEN
+    height, width, _ = picture.pixels.shape
+    middle = picture.pixels[height // 2]
+    np.testing.assert_allclose(middle[width // 4], (220, 40, 40), atol=12)
+    np.testing.assert_allclose(middle[3 * width // 4], (40, 60, 220), atol=12)
+
+
+def test_picture_that_claims_to_be_huge_is_refused_before_it_is_decoded(data):
+    file = (data / "cases" / "png_bomb" / "bomb_16384x8192.png").read_bytes()
+    with live({"node.image_transport": "compressed"}) as running:
+        peer = running.peer
+        infos, images = peer.connected(CameraInfo, "camera_info"), peer.connected(CompressedImage, "image/compressed")
+
+        def send() -> None:
+            infos.publish(info())
+            images.publish(compressed(peer.next_stamp(), data=file, format="png"))
+
+        peer.until_sent(send, lambda: peer.count("refused"), "a refusal")
+        peer.logged("refused", "16384x8192")
