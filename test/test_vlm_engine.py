@@ -338,9 +338,9 @@ def test_out_of_memory_halves_the_chunk_and_goes_on(monkeypatch):
     expected = ask(Engine(checkpoint), PICTURES[:1], questions)
     decode, sizes = engine.decode, []
 
-    def small_memory(language, own, rows, template):
+    def small_memory(language, own, rows, template, *others):
         sizes.append(len(rows))
-        decode(language, own, rows, template)
+        decode(language, own, rows, template, *others)
         if len(rows) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -398,8 +398,8 @@ class Clock:
         self.now = 0.0
         decode = engine.decode
 
-        def timed(language, own, rows, template):
-            decode(language, own, rows, template)
+        def timed(language, own, rows, template, *others):
+            decode(language, own, rows, template, *others)
             self.now += seconds_each * len(rows)
 
         monkeypatch.setattr(engine, "decode", timed)
