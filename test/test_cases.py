@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from live import compressed, info, live
 from scripted import Scripted, metres
-from sensor_msgs.msg import CameraInfo, CompressedImage
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from test_offline_run import STAMPS, ahead, messages, vlm3
 
 TUM = ("--intrinsics", "60", "60", "31.5", "23.5")
@@ -143,6 +143,7 @@ def test_picture_that_claims_to_be_huge_is_refused_before_it_is_decoded(data):
     file = (data / "cases" / "png_bomb" / "bomb_16384x8192.png").read_bytes()
     with live({"node.image_transport": "compressed"}) as running:
         peer = running.peer
+        peer.listen(Image, "depth/image")
         infos, images = peer.connected(CameraInfo, "camera_info"), peer.connected(CompressedImage, "image/compressed")
 
         def send() -> None:
