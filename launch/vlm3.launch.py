@@ -18,10 +18,9 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from vlm3_ros import parameter_file
-from vlm3_ros.config import ConfigError
+from vlm3_ros.config import ConfigError, one_checkpoint
 
 SHARE = Path(get_package_share_directory("vlm3_ros"))
-CHECKPOINTS = ("depth", "matching", "pose", "objects", "grounding")
 YES_OR_NO = ["true", "false", "True", "False"]
 
 ARGUMENTS = (
@@ -91,7 +90,7 @@ def _node(value: dict[str, str], clock: dict[str, Any]) -> Node:
     if value["bag"]:
         overrides["vlm.preload"] = True
     if value["model"]:
-        overrides |= {f"vlm.checkpoint.{task}": value["model"] for task in CHECKPOINTS}
+        overrides |= one_checkpoint(value["model"])
     return Node(
         package="vlm3_ros",
         executable="vlm3_node",

@@ -334,6 +334,8 @@ def test_any_answers_give_a_finite_box_or_a_refusal(seed, count, kind):
     if isinstance(box, Box3D):
         assert np.isfinite([*box.center, *box.size, *box.rotation.ravel()]).all()
         assert (box.size > 0.0).all()
+    else:
+        assert isinstance(box, Refusal)
 
 
 # ---------------------------------------------------------------------------------------------------- real data

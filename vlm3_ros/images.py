@@ -63,7 +63,7 @@ ENCODINGS = {
     "rgba16": _Encoding("u2", 4, cv2.COLOR_RGBA2RGB),
     "bgra16": _Encoding("u2", 4, cv2.COLOR_BGRA2RGB),
     "mono16": _Encoding("u2", 1, cv2.COLOR_GRAY2RGB),
-    # Untyped: OpenCV's order is what cv_bridge assumes.
+    # Untyped: in OpenCV's order, which is what cv_bridge passes through.
     "8UC1": _Encoding("u1", 1, cv2.COLOR_GRAY2RGB),
     "8UC3": _Encoding("u1", 3, cv2.COLOR_BGR2RGB),
     "8UC4": _Encoding("u1", 4, cv2.COLOR_BGRA2RGB),

@@ -8,13 +8,11 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from vlm3_ros.config import ConfigError
 from vlm3_ros.learn.data.shards import DataError
 from vlm3_ros.learn.recipe import FILE, Recipe, read_recipe
 from vlm3_ros.offline.disk import trouble
+from vlm3_ros.offline.settings import parsed
 from vlm3_ros.vlm import ModelError
 
 
@@ -72,10 +70,7 @@ def changes(values: list[str]) -> dict[str, Any]:
         name, equals, text = value.partition("=")
         if not equals:
             raise ConfigError(f"--set takes NAME=VALUE, not {value!r}")
-        try:
-            changed[name] = YAML(typ="safe").load(text)
-        except YAMLError as error:
-            raise ConfigError(f"--set {value}: not a YAML value: {error}") from error
+        changed[name] = parsed(text, f"--set {name}")
     return changed
 
 

@@ -36,7 +36,7 @@ def read_config(
         kinds = {setting.name: setting.kind for setting in settings()}
         if name not in kinds:
             raise ConfigError(f"--set: {(parameter_file.unknown([name]) or [f'{name} is no setting'])[0]}")
-        pairs[name] = text if kinds.get(name) is str else _parsed(text, f"--set {name}")
+        pairs[name] = text if kinds.get(name) is str else parsed(text, f"--set {name}")
     return config.updated(pairs)
 
 
@@ -93,13 +93,14 @@ def _is_map(content: Any) -> bool:
 
 def _of_file(file: Path) -> dict[str, Any]:
     """The settings in a parameter file; what ROS itself has in it, and `ros2 param dump` writes, is passed over."""
-    values = parameter_file.read(file, lambda text: _parsed(text, "it"))
+    values = parameter_file.read(file, lambda text: parsed(text, "it"))
     if odd := parameter_file.unknown(values):
         raise ConfigError(f"the parameter file {file}: {odd[0]} (parameters of other nodes go below their own names)")
     return {name: value for name, value in values.items() if not parameter_file.is_standard(name)}
 
 
-def _parsed(text: str, where: str) -> Any:
+def parsed(text: str, where: str) -> Any:
+    """The value that a YAML text stands for. Raises ConfigError, which says ``where`` it is from."""
     try:
         return YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:

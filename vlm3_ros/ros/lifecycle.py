@@ -166,10 +166,12 @@ class Vlm3Node(LifecycleNodeMixin, Node):
             changed: Future = Future(executor=self.executor)
 
             def change() -> None:
-                self._change(lambda: change_state(request, response))
-                changed.set_result(response)
-                if self.executor is not None:
-                    self.executor.wake()
+                try:
+                    self._change(lambda: change_state(request, response))
+                finally:
+                    changed.set_result(response)
+                    if self.executor is not None:
+                        self.executor.wake()
 
             threading.Thread(target=change, name="transition", daemon=True).start()
             return await changed
@@ -183,8 +185,9 @@ class Vlm3Node(LifecycleNodeMixin, Node):
             return
         try:
             transition()
-        except RuntimeError:  # RCLError, which has no public name: the present state does not have it, or ROS ended
-            pass
+        except RuntimeError as error:  # RCLError, which has no public name: not from this state, or ROS has ended
+            if self.context.ok():
+                self.get_logger().warning(f"a transition is refused: {error}")
         finally:
             self._changing.release()
 
@@ -253,6 +256,6 @@ class Vlm3Node(LifecycleNodeMixin, Node):
         models = made.models if made else None
         warning = HELD_UP if worker is not None and worker.held_up else ""
         busy = worker is not None and worker.busy
-        self._reporter.publish(
-            state, self._fault, warning, busy, self._record, cameras, models, self.config.node.camera_timeout_s
-        )
+        fault = self._fault or (made.fault if made else "")
+        timeout_s = self.config.node.camera_timeout_s
+        self._reporter.publish(state, fault, warning, busy, self._record, cameras, models, timeout_s)

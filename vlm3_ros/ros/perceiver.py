@@ -40,6 +40,7 @@ class Perceiver:
         self.config = config
         self.models = models_for(config, cancel)
         self.outputs = {name: Outputs(node, name, config.node.tasks) for name in config.node.cameras}
+        self.fault = ""  # why no frame can be perceived, as far as that is known beforehand
         self._node = node
         self._record = record
         self._transforms = Transforms(node, record)
@@ -60,13 +61,14 @@ class Perceiver:
         self._transforms.close()
 
     def preload(self) -> None:
-        """Load the models before the first frame. Where that fails it is said, and tried again with the frame."""
+        """Load the models before the first frame. Where that fails it is a `fault` until a frame is perceived."""
         try:
             self.models.preload(asked for task in self.config.node.tasks for asked in ASKS[task])
         except Cancelled:
             pass
         except Exception as error:
-            self._node.get_logger().error(f"the models could not be loaded beforehand: {_reason(error)}")
+            self.fault = f"the models could not be loaded beforehand: {_reason(error)}"
+            self._node.get_logger().error(self.fault)
 
     def perceive(self, stream: Stream, message: Image | CompressedImage) -> None:
         """Whatever is wrong with one frame is counted and said; the next frame gets its chance."""
@@ -122,6 +124,7 @@ class Perceiver:
         self.outputs[frame.source].publish(scene, config.cloud)
         if scene.pose is not None:
             self._publish_pose(scene.pose, frame, config)
+        self.fault = ""
         record.add(scene, failed, (self._node.get_clock().now().nanoseconds - frame.stamp) / 1e6)
         self._say_refusals(frame.source, scene)
         for task, error in failed.items():

@@ -60,6 +60,8 @@ class Stream:
         self.image_topic = str(self._image.topic_name)  # full names
         self.info_topic = str(self._camera_info.topic_name)
         self._latched: Subscription | None = None
+        self._closed = False
+        self._opening = threading.Lock()  # the executor may look for a latched camera_info while a transition closes
         self._destroy: list[Callable[[], object]] = [
             lambda: node.destroy_subscription(self._image),
             lambda: node.destroy_subscription(self._camera_info),
@@ -94,12 +96,17 @@ class Stream:
             qos = QoSProfile(
                 depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
             )
-            latched = self._node.create_subscription(CameraInfo, self.info_topic, self._on_info, qos)
-            self._destroy.append(lambda: self._node.destroy_subscription(latched))
-            self._latched = latched
+            with self._opening:
+                if self._closed:  # by a transition's thread
+                    return
+                latched = self._node.create_subscription(CameraInfo, self.info_topic, self._on_info, qos)
+                self._destroy.append(lambda: self._node.destroy_subscription(latched))
+                self._latched = latched
 
     def close(self) -> None:
         """Unsubscribe."""
+        with self._opening:
+            self._closed = True
         for destroy in self._destroy:
             destroy()
 

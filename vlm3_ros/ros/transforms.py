@@ -42,7 +42,12 @@ class _Parent:
         return _Parent(name, now, max(0.0, now - self.heard) if name == self.name else 0.0)
 
     def silent_s(self, now: float) -> float:
-        """Since when nothing was heard, if that is long enough to mean the end; else 0."""
+        """Since when nothing was heard, if that is long enough to mean the end; else 0.
+
+        Nothing can be told from what was heard before a simulated clock began, at 0. If time jumped back since, it
+        counts as heard now.
+        """
+        self.heard = now if self.heard <= 0.0 else min(self.heard, now)
         silent = now - self.heard
         return silent if silent > min(max(SILENT_S, 3.0 * self.gap), LONGEST_SILENT_S) else 0.0
 

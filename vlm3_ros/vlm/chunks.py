@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from vlm3_ros.vlm.interface import ModelError
+from vlm3_ros.vlm.interface import NO_MEMORY, ModelError
 from vlm3_ros.vlm.language import LanguageModel
 from vlm3_ros.vlm.memory import free_bytes
 
@@ -72,4 +72,4 @@ def question_bytes(language: LanguageModel, own_tokens: int) -> int:
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether memory ran out, on a GPU or on a CPU (whose allocator has no error type of its own)."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in NO_MEMORY)

@@ -95,7 +95,7 @@ class Client:
                 if status == 200:
                     return self._json(answer)
                 trouble, may_pass = self._refusal(status, answer), status in BUSY
-            except (OSError, HTTPException) as error:
+            except (OSError, HTTPException, ValueError) as error:  # a name that is none, a TLS socket hung up
                 if isinstance(error, TimeoutError) and time.monotonic() >= deadline:
                     raise TimeUp from error
                 trouble, may_pass = self._failure(error), isinstance(error, BROKEN)
@@ -123,7 +123,7 @@ class Client:
                     self._cancel.check()  # it may have been set while there was nothing to hang up
                 response = self._respond(connection, method, path, body, end)
                 answer = response.status, _retry_after(response), _content(response)
-        except (OSError, HTTPException) as error:
+        except (OSError, HTTPException, ValueError) as error:
             connection.close()
             self._cancel.check()
             if is_new or not isinstance(error, ConnectionError):
@@ -215,9 +215,9 @@ def _content(response: HTTPResponse) -> bytes:
 
 def _hang_up(connection: HTTPConnection) -> None:
     """End a connection under whoever reads from it."""
-    if connection.sock is not None:
+    if (sock := connection.sock) is not None:  # its reader may set it to None at any moment
         with suppress(OSError):
-            connection.sock.shutdown(socket.SHUT_RDWR)
+            sock.shutdown(socket.SHUT_RDWR)
 
 
 def _retry_after(response: HTTPResponse) -> float:

@@ -15,6 +15,8 @@ from vlm3_ros.vlm.distribution import Distribution
 
 T = TypeVar("T")
 
+NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # what PyTorch and CUDA's libraries say
+
 
 class ModelError(RuntimeError):
     """A model cannot be loaded or cannot answer; the message says why and what to do."""

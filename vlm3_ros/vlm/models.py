@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 from vlm3_ros.tasks import Question
 from vlm3_ros.vlm.cancel import Cancel
-from vlm3_ros.vlm.interface import VLM, Answer, ModelError, Picture, View
+from vlm3_ros.vlm.interface import NO_MEMORY, VLM, Answer, ModelError, Picture, View
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ T = TypeVar("T")
 GB = 1e9
 LONGEST = 8000  # characters of a question: about ten times the longest of the protocol
 PAUSE = 9.0  # of the time that a vain attempt to load took, before the next: a tenth of the time at most is lost so
+LONGEST_PAUSE_S = 60.0
 DEVICE_LOST = ("CUDA error", "cuBLAS error", "cuDNN error")  # no call works in this process after such an error
 
 
@@ -105,9 +106,12 @@ class Models:
         return tuple(self._status.values())
 
     def free_bytes(self) -> int | None:
-        """Memory left on the device of the loaded models; None while none is loaded here."""
+        """Memory left on the device of the loaded models; None while none is loaded here, or it cannot be asked."""
         here = any(status.memory_bytes for status in self._status.values())
-        return self._source.free_bytes() if here else None
+        try:
+            return self._source.free_bytes() if here else None
+        except (OSError, RuntimeError):  # of a device that is lost
+            return None
 
     def close(self) -> None:
         """Unload everything."""
@@ -155,7 +159,8 @@ class Models:
         except Exception as error:
             log.debug("%s", name, exc_info=error)
             text = f"{name} failed: {type(error).__name__}: {' '.join(str(error).split())[:500]}"
-            if not any(sign in str(error) for sign in DEVICE_LOST):
+            is_short = any(sign in str(error) for sign in NO_MEMORY)
+            if is_short or not any(sign in str(error) for sign in DEVICE_LOST):
                 raise ModelError(text) from error
             text += ". After that this process cannot use the device any more: start it again"
             self._given_up[name] = (math.inf, text)
@@ -183,7 +188,8 @@ class Models:
             self._guarded(name, self._load, name)
         except ModelError as error:
             now = time.monotonic()
-            self._given_up.setdefault(name, (now + PAUSE * (now - start), str(error)))
+            pause = min(PAUSE * (now - start), LONGEST_PAUSE_S)
+            self._given_up.setdefault(name, (now + pause, str(error)))
             raise
 
     def _load(self, name: str) -> None:
