@@ -221,13 +221,16 @@ def test_compressed_mono_becomes_rgb():
 
 
 @pytest.mark.parametrize("depth", [8, 16])
-@pytest.mark.parametrize("form", ["{}; png compressed ", "{}; png compressed", "{}; png"])
+@pytest.mark.parametrize(
+    "form", ["{}; png compressed ", "{}; PNG compressed mono8", "{}; png", "png; {}", "{0}; png compressed {0}"]
+)
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_compressed_bayer_mosaic_is_no_picture_yet(pattern, form, depth):
     """image_transport compresses the mosaic of a Bayer camera as it is, and says so before the semicolon."""
     shift, dtype = depth - 8, f"<u{depth // 8}"
     data = cv2.imencode(".png", mosaic(pattern, (200 << shift, 100 << shift, 50 << shift), dtype))[1].tobytes()
-    picture = rgb(CompressedImage(format=form.format(f"bayer_{pattern}{depth}"), data=data))
+    names = (f"bayer_{pattern}{depth}", f"BAYER_{pattern.upper()}{depth}")
+    picture = rgb(CompressedImage(format=form.format(names[depth == 8]), data=data))
     np.testing.assert_array_equal(picture[1:-1, 1:-1], np.broadcast_to((200, 100, 50), (6, 8, 3)))
 
 
@@ -256,6 +259,7 @@ def test_unknown_bayer_pattern_is_refused():
         ("rgb8; png compressed bgr8", False),
         ("bgr8; png compressed bgr8", False),
         ("bgr8; png compressed ", False),
+        ("RGB8; png compressed ", True),
         ("rgb8; png compressed ", True),  # stored as it was; image_transport's subscriber swaps it back too
         ("png", False),
         ("rgb8", False),

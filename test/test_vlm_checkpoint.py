@@ -441,3 +441,10 @@ def test_4_bit_kernels_that_compute_nonsense_are_noticed(monkeypatch):
     monkeypatch.setattr(bnb.nn.Linear4bit, "forward", lambda self, x: right(self, x) * 1.1)
     with pytest.raises(ModelError, match="off its own weight"):
         self_test(CPU, torch.bfloat16)
+
+
+def test_link_to_nothing_is_called_that(tmp_path):
+    """As in a snapshot of the Hugging Face cache that was copied without what it points to."""
+    (tmp_path / "config.json").symlink_to("../../blobs/0123")
+    with pytest.raises(ModelError, match=r"config.json is a link to .*blobs/0123, which is not there"):
+        inspect(str(tmp_path))

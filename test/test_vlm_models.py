@@ -255,7 +255,7 @@ def test_loading_in_vain_is_not_tried_again_at_once(monkeypatch):
     fail = source.fail
     source.fail = lambda at: now.__setitem__(0, now[0] + (10.0 if at == "open" else 0.0)) or fail(at)
     models = Models(TASKS, source)
-    for wait, tried in ((0.0, 1), (80.0, 1), (20.0, 2)):
+    for wait, tried in ((0.0, 1), (50.0, 1), (20.0, 2)):
         now[0] += wait
         with models.frame() as frame, pytest.raises(ModelError, match="no memory"):
             frame.look("depth", PICTURES).ask(QUESTIONS)

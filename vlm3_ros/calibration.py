@@ -151,9 +151,14 @@ def _check(c: Calibration, size: tuple[int, int], already_rectified: bool) -> No
             "both must come from one driver mode; resize camera_info along with the image (image_proc resize does), "
             "or set camera.hfov_deg to leave camera_info out"
         )
-    if not all(c.roi[2:]):  # in a part of the sensor its middle may be anywhere
-        matrix = _projection(c) if already_rectified else np.reshape(c.k, (3, 3))
-        _check_principal_point((c.width, c.height), matrix[0, 2], matrix[1, 2])
+    x, y, width, height = c.roi
+    if all(c.roi[2:]) and (x + width > c.width or y + height > c.height):
+        raise CalibrationError(
+            f"the ROI of camera_info, {width}x{height} at ({x}, {y}), is not inside its image of {c.width}x{c.height}"
+        )
+    if not all(c.roi[2:]) or (width, height) == (c.width, c.height):  # in a part of it the middle may be anywhere
+        for matrix in [_projection(c), *([] if already_rectified else [np.reshape(c.k, (3, 3))])]:
+            _check_principal_point((c.width, c.height), matrix[0, 2], matrix[1, 2])
 
 
 def _check_intrinsics(name: str, matrix: np.ndarray, size: tuple[int, int]) -> None:
@@ -222,6 +227,11 @@ def _check_principal_point(size: tuple[int, int], cx: float, cy: float) -> None:
     across, down = 2 * cx / size[0], 2 * cy / size[1]
     if 0.1 <= across <= 1.9 and 0.1 <= down <= 1.9 and not (max(across, down) <= 0.7 or min(across, down) >= 1.4):
         return
+    if cx == cy == 0.0:
+        raise CalibrationError(
+            "the principal point is (0, 0): K is transposed, or a part of it was left out; correct it, or set "
+            "camera.hfov_deg"
+        )
     raise CalibrationError(
         f"the principal point, ({cx:g}, {cy:g}), is not near the middle of a {size[0]}x{size[1]} image: the "
         f"intrinsics seem to be of one of about {2 * cx:.0f}x{2 * cy:.0f}; use those of this size, or set "

@@ -5,6 +5,7 @@ The messages may be of any library that has them (rclpy, rosbags): only their fi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
@@ -91,6 +92,7 @@ DEPTH_ENCODINGS = {  # REP 118: metres as floats, or millimetres
 
 
 RGB_ORDER = ("rgb8", "rgba8", "rgb16", "rgba16")
+COLOURS = (*RGB_ORDER, "bgr8", "bgra8", "bgr16", "bgra16")
 FULL_SCALES = (  # what is stored where nothing was measured, in metres; see `metres`
     np.float32(65.535),  # 16-bit millimetres, converted to floats on the way
     np.float32(65504.0),  # half floats
@@ -241,13 +243,14 @@ def _of_format(form: str) -> Iterator[None]:
 def _stored_encoding(form: str) -> str:
     """What the values in a file of CompressedImage.format are, where they are not as image files have them.
 
-    image_transport writes "ENCODING; jpeg compressed TARGET". Where it converted the image, TARGET is what is in the
-    file; without it the values are stored as they were: a Bayer mosaic, or red where files have blue.
+    image_transport writes "ENCODING; jpeg compressed TARGET". Where it made colours of the image, TARGET is one of
+    colours; without it the values are stored as they were: a Bayer mosaic, or red where files have blue.
     """
-    encoding, _, rest = form.partition(";")
-    if any(word in ENCODINGS for word in rest.split()):
+    encoding, *rest = re.split(r"[;\s]+", form.casefold().strip())
+    if any(word in COLOURS for word in rest):
         return ""
-    return encoding.strip() if "compressed" in rest or encoding.startswith("bayer_") else ""
+    mosaic = next((word for word in (encoding, *rest) if word.startswith("bayer_")), "")
+    return mosaic or (encoding if "compressed" in rest else "")
 
 
 def _is_grey(values: np.ndarray) -> bool:

@@ -17,6 +17,8 @@ def trouble(error: BaseException, folder: Path, goes_on: bool = False) -> str | 
 
     ``goes_on``: the same command goes on with what it has already written.
     """
+    if type(error).__module__.startswith("vlm3_ros."):  # says what is the matter by itself
+        return None
     number, words = getattr(error, "errno", None), str(error)
     reason = getattr(error, "strerror", None) or " ".join(words.split())[:200]
     where = getattr(error, "filename", None) or folder

@@ -120,11 +120,10 @@ def inspect(name: str) -> CheckpointInfo:
     Raises ModelError for a missing folder or download, for what is no checkpoint (saying what it is), for missing or
     damaged files, for weights of other shapes than config.json says, and for another architecture.
     """
-    folder = find(name)
     try:
-        return _inspect(name, folder)
+        return _inspect(name, find(name))
     except OSError as error:  # no permission, a disk that fails
-        raise ModelError(f"the checkpoint in {folder} cannot be read: {error}") from error
+        raise ModelError(f"the checkpoint {name} cannot be read: {error}") from error
 
 
 def _inspect(name: str, folder: Path) -> CheckpointInfo:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from vlm3_ros.vlm.files import read_json
+from vlm3_ros.vlm.files import read_json, read_text
 from vlm3_ros.vlm.interface import ModelError
 
 BUNDLED = "bundled"  # name of the small checkpoint that comes with the package
@@ -74,7 +74,7 @@ def _snapshot(folder: Path) -> Path:
     """The snapshot in a model's folder of the Hugging Face cache."""
     there = _folders(folder, "snapshots/*")
     reference = folder / "refs" / "main"
-    main = folder / "snapshots" / reference.read_text().strip() if reference.is_file() else None
+    main = folder / "snapshots" / read_text(reference).strip() if reference.is_file() else None
     if main in there:
         return main
     if len(there) == 1:
@@ -91,6 +91,8 @@ def refuse_without_config(folder: Path) -> None:
 
 def _what(folder: Path) -> str:
     """What a folder without config.json is, and what to do."""
+    if (link := folder / "config.json").is_symlink():
+        return f"{link} is a link to {link.readlink()}, which is not there: copy the folder with its links followed"
     if (folder / ADAPTER_CONFIG).is_file():
         return _adapters(folder)
     if (folder / "recipe.yaml").is_file():
