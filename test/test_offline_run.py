@@ -176,7 +176,7 @@ def test_pose_goes_to_topic_tf_and_trajectory(bag, tmp_path, request):
         assert (t.x, t.y, t.z) == (p.x, p.y, p.z)
 
 
-@pytest.mark.parametrize("base", ["base", "/base"])
+@pytest.mark.parametrize("base", ["base", "/base", ""])
 def test_base_frame_starts_at_the_origin_of_odom(bag, tmp_path, request, base):
     mount = bags.transform(START, "base", "camera", 0.0)
     q = Rotation.from_matrix([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]).as_quat()

@@ -78,12 +78,16 @@ class BagSource:
             boxes=lambda: self._true_boxes(stamp),
         )
 
+    def root(self) -> str:
+        root = self._transforms.static_root(self._frame_id)
+        return "" if root == self._frame_id else root
+
     def mount(self, base: str) -> np.ndarray:
         T = self._transforms.static(base, self._frame_id)
         if T is None:
             raise SourceError(
                 f"/tf_static of {self._bag.path} does not connect {base!r} with the camera's frame "
-                f"{self._frame_id!r}: leave pose.base_frame empty to move the camera's own frame"
+                f"{self._frame_id!r}: leave pose.base_frame empty to move what it is mounted on there"
             )
         return T
 

@@ -121,6 +121,10 @@ class TransformTree:
         """T_a_b [4, 4] by static transforms alone; None where these do not connect the two."""
         return frames.relative(frames.bare(a), frames.bare(b), self._static.get)
 
+    def static_root(self, frame: str) -> str:
+        """What a frame is fixed to in the end; itself where it is fixed to nothing."""
+        return list(frames.ancestors(frames.bare(frame), self._static.get))[-1]
+
     def moving_root(self, frame: str) -> str | None:
         """The frame at the root of the tree above a frame, if anything on the way there moves."""
         frame = frames.bare(frame)

@@ -48,8 +48,8 @@ class Run:
         self._said: set[str] = set()
         self._doubtful: list[tuple[Record, State]] = []  # first frames, if they ended in faults of this program
         self._perception = Perception(config, models)
-        base = config.pose.base_frame
-        self._T_base_camera = source.mount(base) if base else None
+        self._base = bare(config.pose.base_frame) or source.root()
+        self._T_base_camera = source.mount(self._base) if self._base else None
 
     def __call__(self) -> None:
         """Perceive all frames that are not done yet, and complete the bag.
@@ -127,9 +127,9 @@ class Run:
         """The serialized messages of a scene, by full topic name."""
         found = dict(PACKER.scene(scene, self._config.cloud, lambda topic: True))
         if pose is not None:
-            head = PACKER.header(scene.frame, self._config.pose.odom_frame)
+            head = PACKER.header(scene.frame, bare(self._config.pose.odom_frame))
             found["camera_pose"] = PACKER.pose(head, pose)
-            child = bare(self._config.pose.base_frame or scene.frame.frame_id)
+            child = bare(self._base or scene.frame.frame_id)
             if self._config.pose.publish_tf and child:
                 T = pose.T if self._T_base_camera is None else pose.T @ np.linalg.inv(self._T_base_camera)
                 found["tf"] = PACKER.transforms(PACKER.transform(head, child, T))

@@ -91,12 +91,18 @@ class Source(Protocol):
     def truth(self, index: int) -> Truth:
         """What is known about an image. Raises SourceError where it cannot be told which topic is the truth."""
 
+    def root(self) -> str:
+        """The frame on which the camera is mounted in the end, '' if that is its own: what moves when it does."""
+
     def mount(self, base: str) -> np.ndarray:
         """T_base_camera [4, 4]: where the camera sits on the robot. Raises SourceError if that is not recorded."""
 
 
 class DataSet:
     """What sources that are no bags have in common."""
+
+    def root(self) -> str:
+        return ""
 
     def mount(self, base: str) -> np.ndarray:
         raise SourceError("a data set has no /tf_static: leave pose.base_frame empty")
