@@ -148,7 +148,7 @@ def test_noise_is_found_from_the_answers_alone(noise, rng):
     for seed in range(8):
         scene = Setting().scene(seed)
         pixels, _ = sample_pixels(scene.edges, CAMERA.size, COUNT)
-        found.append(planes.relative_noise(scene.points(pixels, noise, rng)[0]))
+        found.append(planes.scattered_noise(scene.points(pixels, noise, rng)[0]))
     assert np.median(found) == pytest.approx(noise, rel=0.3, abs=0.005)
 
 
@@ -158,7 +158,7 @@ def test_gravity_comes_from_the_floor(noise, error_deg, rng):
     for seed in range(8):
         scene = Setting(pitch=(0.0, 20.0)).scene(seed)
         points, _ = scene.points(grid, noise, rng)
-        up = gravity.up(points, planes.relative_noise(points))
+        up = gravity.up(points, planes.scattered_noise(points))
         assert np.linalg.norm(up) == pytest.approx(1.0)
         assert math.degrees(math.acos(min(1.0, up @ scene.up))) < error_deg
 

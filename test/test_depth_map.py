@@ -13,7 +13,7 @@ from scipy.ndimage import distance_transform_edt, map_coordinates
 
 from vlm3_ros.camera import Camera
 from vlm3_ros.geometry.depth_map import DepthMap, Grid, densify
-from vlm3_ros.geometry.plate import relative_noise
+from vlm3_ros.geometry.plate import grid_noise
 from vlm3_ros.metrics.boundaries import depth_edges
 
 WIDTH, HEIGHT = 160, 120
@@ -183,9 +183,9 @@ def test_noise_is_measured_on_a_slope_with_a_step_and_told_from_curvature(rng, s
     inverse = (0.1 + 0.05 * v) * np.where(u < 9, 1.0, 2.0)
     noisy = inverse * np.exp(rng.normal(0.0, sigma, inverse.shape))
     for spread in (np.nan, 0.0, 0.01, 0.5):
-        assert relative_noise(noisy, np.full(inverse.shape, spread)).mean() == pytest.approx(sigma, rel=0.2)
+        assert grid_noise(noisy, np.full(inverse.shape, spread)).mean() == pytest.approx(sigma, rel=0.2)
     curved = 1.0 + 0.01 * (u - 12.0) ** 2 + 0.01 * (v - 9.0) ** 2
-    assert relative_noise(curved, np.full(inverse.shape, np.nan)).max() < 0.004
+    assert grid_noise(curved, np.full(inverse.shape, np.nan)).max() < 0.004
 
 
 @pytest.mark.parametrize("sigma", [0.03, 0.12, 0.25])

@@ -96,7 +96,7 @@ def fit_box(
     """
     if inside.sum() < MIN_POINTS:
         return Refusal(Reason.INCONSISTENT, f"{label}: only {inside.sum()} depths are known inside its 2D box")
-    noise = planes.relative_noise(points) if noise is None else noise
+    noise = planes.scattered_noise(points) if noise is None else noise
     up = gravity.up(points, noise) if up is None else up
     support, wall = _surroundings(points[~inside], noise, up)
     within = points[inside]

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from vlm3_ros.geometry.plate import LOOK_LAB, relative_noise, weak_plate
+from vlm3_ros.geometry.plate import LOOK_LAB, grid_noise, weak_plate
 
 BORDER = 0.2  # distance of the outermost grid points from the image border, in grid steps
 LOOK_PX = 1.0  # standard deviation of the blur before colours are compared, in pixels
@@ -108,7 +108,7 @@ def densify(
     x, y = _axes(grid)
     blurred = cv2.GaussianBlur(image, (0, 0), LOOK_PX)
     look = _lab(blurred[np.ix_(y.node, x.node)].reshape(-1, 3)).reshape(*shape, 3)
-    surfaces = _Surfaces.of(weak_plate(answers, relative_noise(answers, relative), look), nearest, edge_ratio)
+    surfaces = _Surfaces.of(weak_plate(answers, grid_noise(answers, relative), look), nearest, edge_ratio)
     near, far = _extremes(surfaces.inverse)
     dense = _between(surfaces.inverse, x.matrix, y.matrix)
     np.maximum(dense, _of_cells(far / FARTHER, x, y), out=dense)  # the border of a slope is not at infinity

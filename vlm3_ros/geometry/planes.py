@@ -40,7 +40,7 @@ class Plane:
         return np.abs(self.height(points)) < self.tolerance(noise)
 
 
-def relative_noise(points: np.ndarray) -> float:
+def scattered_noise(points: np.ndarray) -> float:
     """Standard deviation of the depth answers' relative error, from what neighbouring answers disagree by.
 
     Three equally spaced pixels on a plane have inverse depths in arithmetic progression. The departures from it are

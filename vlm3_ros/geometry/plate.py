@@ -16,16 +16,16 @@ import numpy as np
 from scipy.linalg import solveh_banded
 from scipy.ndimage import distance_transform_edt
 
-ROUGHNESS = 0.1  # second difference of a surface, as a share of its inverse depth; much larger ones are edges
+BEND = 0.1  # second difference of a surface, as a share of its inverse depth; much larger ones are edges
 LOOK_LAB = 15.0  # colour difference (CIE Lab) that counts as much as one grid step of distance
 EXACT = 0.003  # relative; answers are not taken for more exact: the protocol rounds them
 UNEVEN = 3.0  # the spread of an answer counts as this factor more or less than that of the others at most
 MEDIAN = 0.6745  # median of |x| for a standard normal x
 ENOUGH = 8  # second differences for a measure of noise
-CONTROLS = (math.inf, 4.0, 2.0, 1.0, 1.0)  # squared factors on ROUGHNESS in the rounds of the fit
+CONTROLS = (math.inf, 4.0, 2.0, 1.0, 1.0)  # squared factors on BEND in the rounds of the fit
 
 
-def relative_noise(inverse: np.ndarray, spread: np.ndarray) -> np.ndarray:
+def grid_noise(inverse: np.ndarray, spread: np.ndarray) -> np.ndarray:
     """Standard deviation [R, C] of inverse depths [R, C] (NaN unknown), as shares of them.
 
     ``spread`` [R, C] says which answers are less sure than others, as shares of the depth, NaN or 0 where that is not
@@ -46,7 +46,7 @@ def weak_plate(inverse: np.ndarray, noise: np.ndarray, look: np.ndarray) -> np.n
     """The estimate [R, C] of inverse depth from answers [R, C], NaN unknown, at least one of them known.
 
     ``noise`` [R, C] is their relative standard deviation. ``look`` [R, C, 3] in Lab: where colours differ, surfaces
-    more readily end. Second differences d cost d² / (d² + s²), s = ROUGHNESS of the inverse depth (Geman & McClure,
+    more readily end. Second differences d cost d² / (d² + s²), s = BEND of the inverse depth (Geman & McClure,
     1987). That has many minima; one is found by least squares with weights from the estimate before, from a cost
     without edges towards this one (graduated non-convexity, Black & Rangarajan, IJCV 1996).
     """
@@ -56,7 +56,7 @@ def weak_plate(inverse: np.ndarray, noise: np.ndarray, look: np.ndarray) -> np.n
     nearest = inverse[tuple(distance_transform_edt(~np.isfinite(inverse), return_indices=True)[1])].ravel()
     differences = _differences(inverse.shape)
     contrast = np.ptp(look.reshape(-1, 3)[differences.points], axis=1).astype(float)
-    rough = ROUGHNESS * np.sqrt(1.0 + (contrast**2).sum(axis=-1) / LOOK_LAB**2)
+    rough = BEND * np.sqrt(1.0 + (contrast**2).sum(axis=-1) / LOOK_LAB**2)
     sigma = np.where(known, noise.ravel(), 1e4)  # unknown ones are all but free
     x = nearest
     for control in CONTROLS:

@@ -41,7 +41,7 @@ def perceive_objects(sight: Sight, config: Config, scene_samples: Samples | None
     split = np.cumsum([len(pixels) for pixels, _ in asked])[:-1]
     clouds = np.split(samples.points(camera), split)
     scene = [] if scene_samples is None else [scene_samples.points(camera)]
-    noise = float(np.median([planes.relative_noise(_known(points)) for points in (*scene, *clouds)]))
+    noise = float(np.median([planes.scattered_noise(_known(points)) for points in (*scene, *clouds)]))
     up = gravity.up(_known(np.concatenate(scene or clouds)), noise)
     lifted = []
     for (box, score), edges, (_, inside), points, spread in zip(
