@@ -376,6 +376,15 @@ def test_ambiguous_images_are_listed_with_a_suggestion(tmp_path):
         opened(bag, image="/colour")
 
 
+@pytest.mark.parametrize("option", ["image", "camera_info", "true_depth", "true_objects"])
+def test_named_topic_of_another_type_is_called_what_it_is(tmp_path, option):
+    entries = [*bags.camera(STAMPS[:1]), ("/odom", START, bags.odometry(START, "base", 0.0))]
+    with pytest.raises(SourceError, match=f"/odom is nav_msgs/msg/Odometry; --{option.replace('_', '-')} takes "):
+        opened(bags.write(tmp_path / "bag", entries), **{option: "/odom"}).truth(0)
+    with pytest.raises(SourceError, match="/camera/image is sensor_msgs/msg/Image; --true-poses takes "):
+        opened(tmp_path / "bag", true_poses="/camera/image").truth(0)
+
+
 @pytest.mark.parametrize(
     ("image", "info"), [("camera", ""), ("", "camera"), ("/camera", "camera"), ("camera", "/camera")]
 )

@@ -146,7 +146,8 @@ class BagSource:
     @cached_property
     def _objects(self) -> Series | None:
         found = self._bag.of_type(topics.OBJECTS)
-        topic = topics.only(self._bag, "true objects", "--true-objects", self._choices.true_objects, found)
+        named = self._choices.true_objects
+        topic = topics.only(self._bag, "true objects", "--true-objects", named, (topics.OBJECTS,), found)
         if topic is None:
             return None
         left_out: Counter[str] = Counter()
@@ -181,7 +182,7 @@ class BagSource:
     @cached_property
     def _transforms(self) -> poses.TransformTree:
         tree = poses.TransformTree(self._max_gap_ns)
-        for topic in self._bag.of_type("tf2_msgs/msg/TFMessage"):
+        for topic in self._bag.of_type(topics.TF):
             static = topic.endswith("tf_static")
             for _, message in self._bag.messages(topic):
                 for transform in message.transforms:
@@ -199,7 +200,7 @@ class BagSource:
         others = self._bag.of_type(topics.TRANSFORM, *topics.STAMPED_POSES)
         if not named and not fitting:  # goals and guesses are of these types too: two are not to stop anything
             fitting = others if len(others) == 1 else []
-        topic = topics.only(self._bag, "true poses", "--true-poses", named, fitting)
+        topic = topics.only(self._bag, "true poses", "--true-poses", named, (topics.TF, *topics.POSES), fitting)
         if topic is None:
             return lambda stamp: (
                 f"--true-poses has to say which is meant of {', '.join(others)}"
