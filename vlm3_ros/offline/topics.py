@@ -53,7 +53,9 @@ def info_topic(bag: BagReader, named: str, image: str, frame_id: str) -> str | N
     beside = str(base.parent / "camera_info")
     if not named and beside in infos:
         return beside
-    fitting = [topic for topic in infos if frames.same(bag.first(topic).header.frame_id, frame_id)]
+    fitting = [
+        topic for topic in _readable(bag, CAMERA_INFO) if frames.same(bag.first(topic).header.frame_id, frame_id)
+    ]
     return only(bag, "camera_info", "--camera-info", named, (CAMERA_INFO,), fitting)
 
 
@@ -102,9 +104,13 @@ def _taken_for_depth(bag: BagReader) -> str:
 
 
 def _images(bag: BagReader) -> list[str]:
-    """The topics with images whose first message can be read."""
+    return [*_readable(bag, IMAGE), *_readable(bag, COMPRESSED)]
+
+
+def _readable(bag: BagReader, kind: str) -> list[str]:
+    """The topics of a type of which a message can be read; of others it is said why."""
     readable = []
-    for topic in [*bag.of_type(IMAGE), *bag.of_type(COMPRESSED)]:
+    for topic in bag.of_type(kind):
         try:
             bag.first(topic)
             readable.append(topic)
