@@ -170,6 +170,81 @@ def test_image_without_depth_has_none(tmp_path):
     assert source.truth(1).depth is None
 
 
+# ------------------------------------------------------------------------------------------- manifests, and TUM
+
+
+def manifest(folder: Path, boxes: list[dict] | None = None, **changed: object) -> Path:
+    write_image(folder / "rgb.png")
+    write_depth(folder / "depth.png", 1000)
+    T = np.eye(4)
+    T[:3, 3] = 1.0, 2.0, 3.0
+    entry = {"rgb": "rgb.png", "K": INTRINSICS, "depth": "depth.png", "depth_scale": 1000, "T_world_cam": T.tolist()}
+    (folder / "manifest.json").write_text(json.dumps({"frames": [entry | changed], "boxes": boxes or []}))
+    return folder
+
+
+@pytest.mark.parametrize("scale", [True, 0, -1.0, math.inf, math.nan, "1000"])
+def test_manifest_depth_of_no_scale_is_unknown(tmp_path, scale):
+    found = opened(manifest(tmp_path, depth_scale=scale)).truth(0)
+    assert "depth_scale must be a number above 0" in found.unknown["depth"]
+    assert found.T_world_camera is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda T: T.T, "transposed"),
+        (lambda T: T * np.array([[2.0], [2.0], [2.0], [1.0]]), "no rotation"),
+        (lambda T: np.diag([1.0, 1.0, -1.0, 1.0]) @ T, "no rotation"),
+        (lambda T: T + 0.1 * np.eye(4, k=1) * np.array([0, 1, 0, 0]), "no rotation"),
+        (lambda T: T + 0.001, ""),
+    ],
+)
+def test_manifest_pose_must_be_rigid(tmp_path, change, said):
+    T = np.eye(4)
+    T[:3, 3] = 1.0, 2.0, 3.0
+    found = opened(manifest(tmp_path, T_world_cam=change(T).tolist())).truth(0)
+    assert said in found.unknown.get("pose", "")
+    assert (found.T_world_camera is None) == bool(said)
+
+
+def test_manifest_box_without_a_label_is_left_out(tmp_path, caplog):
+    box = {"center_m": [0, 0, 5], "size_m": [1, 1, 1], "yaw_rad": 0.0}
+    boxes = [box | {"label": label} for label in (None, "", "chair")]
+    assert [box.label for box in opened(manifest(tmp_path, boxes)).truth(0).boxes] == ["chair"]
+    assert "2 boxes are left out, the first because: ValueError: its label is empty" in caplog.text
+
+
+def test_second_image_of_a_stamp_is_refused(tmp_path):
+    for name in ("a", "b"):
+        write_image(tmp_path / f"{name}.png", ord(name))
+    (tmp_path / "rgb.txt").write_text("1.0 b.png\n1.0 a.png\n")
+    source = opened(tmp_path, intrinsics=INTRINSICS)
+    assert source.frame(0).image[0, 0, 0] == ord("b")
+    with pytest.raises(FrameError, match="stamp of the image before"):
+        source.frame(1)
+    (tmp_path / "manifest.json").write_text(
+        json.dumps({"frames": [{"rgb": f"{name}.png", "K": INTRINSICS, "stamp": 1.0} for name in "ab"]})
+    )
+    with pytest.raises(FrameError, match="stamp of the image before"):
+        opened(tmp_path).frame(1)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(("--depth-scale", text) for text in ("0", "-1", "inf", "nan", "x")),
+        *(("--max-pose-gap", text) for text in ("0", "-1", "inf", "nan")),
+        *(("--intrinsics", *numbers.split()) for numbers in ("0 1 1 1", "1 -1 1 1", "1 1 nan 1", "1 1 1 inf")),
+    ],
+)
+def test_numbers_that_mean_nothing_are_no_options(tmp_path, capsys, words):
+    with pytest.raises(SystemExit) as stopped:
+        vlm3("evaluate", tmp_path, *words)
+    assert stopped.value.code == 2
+    assert f"argument {words[0]}" in capsys.readouterr().err
+
+
 # ----------------------------------------------------------------------------------------------- labelled pixels
 
 

@@ -376,6 +376,15 @@ def test_ambiguous_images_are_listed_with_a_suggestion(tmp_path):
         opened(bag, image="/colour")
 
 
+@pytest.mark.parametrize("option", ["image", "camera_info", "true_depth", "true_objects"])
+def test_named_topic_of_another_type_is_called_what_it_is(tmp_path, option):
+    entries = [*bags.camera(STAMPS[:1]), ("/odom", START, bags.odometry(START, "base", 0.0))]
+    with pytest.raises(SourceError, match=f"/odom is nav_msgs/msg/Odometry; --{option.replace('_', '-')} takes "):
+        opened(bags.write(tmp_path / "bag", entries), **{option: "/odom"}).truth(0)
+    with pytest.raises(SourceError, match="/camera/image is sensor_msgs/msg/Image; --true-poses takes "):
+        opened(tmp_path / "bag", true_poses="/camera/image").truth(0)
+
+
 @pytest.mark.parametrize(
     ("image", "info"), [("camera", ""), ("", "camera"), ("/camera", "camera"), ("camera", "/camera")]
 )
@@ -511,6 +520,68 @@ def test_odometry_of_a_frame_that_does_not_hold_the_camera_is_no_truth(tmp_path)
     found = opened(bags.write(tmp_path / "bag", entries)).truth(0)
     assert found.T_world_camera is None
     assert "where on it the camera's frame" in found.unknown["pose"]
+
+
+def test_poses_of_another_frame_on_the_topic_are_left_out_and_counted(tmp_path, caplog):
+    entries = [*bags.camera(STAMPS[:3]), *(("/odometry", t, bags.odometry(t, "camera", 1.0)) for t in STAMPS[:3])]
+    entries += [("/odometry", START + 1, bags.odometry(STAMPS[1], "arm", 7.0))]
+    other = bags.odometry(STAMPS[2], "camera", 7.0)
+    other.header.frame_id = "map"
+    bag = bags.write(tmp_path / "bag", [*entries, ("/odometry", START + 2, other)])
+    source = opened(bag)
+    assert [source.truth(i).T_world_camera[0, 3] for i in range(3)] == [1.0, 1.0, 1.0]
+    assert "2 of 5 poses are left out: 1 x of 'arm', not of 'camera', 1 x in 'map', not in 'odom'" in caplog.text
+
+
+def test_what_does_not_fit_together_in_tf_is_said(tmp_path, caplog):
+    entries = bags.camera(STAMPS[:1])
+    for parent, child, x in (("base", "arm", 0.5), ("base", "arm", 0.7), ("a", "b", 0.0), ("b", "a", 0.0)):
+        entries.append(("/tf_static", START, bags.transform(START, parent, child, x)))
+    opened(bags.write(tmp_path / "bag", entries)).truth(0)
+    assert "/tf_static says several things about 'arm'" in caplog.text
+    assert "in a circle, so nothing is known through it: a → b → a" in caplog.text
+
+
+def test_depth_image_without_measurement_is_no_truth(tmp_path):
+    entries = [*bags.camera(STAMPS[:1]), ("/depth", START, bags.depth(START, np.nan))]
+    found = opened(bags.write(tmp_path / "bag", entries)).truth(0)
+    assert (found.depth, found.unknown["depth"]) == (None, "its depth image holds no measurement")
+
+
+def test_broken_info_of_another_camera_does_no_harm(tmp_path, caplog, monkeypatch):
+    images = [(f"/x{topic}", t, message) for topic, t, message in bags.camera(STAMPS[:1])]
+    entries = [("/far/camera_info", START, bags.info(START)), ("/y/camera_info", START, bags.info(START)), images[1]]
+    store = typestore()
+    serialize = store.serialize_cdr
+    lost = entries[1][2]
+    monkeypatch.setattr(store, "serialize_cdr", lambda m, kind: serialize(m, kind)[: 40 if m is lost else None])
+    source = opened(bags.write(tmp_path / "bag", entries))
+    assert source.frame(0).camera == bags.CAMERA
+    assert "a message of /y/camera_info is broken" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names", "found", "said"),
+    [
+        ([("chair", np.nan), ("table", 0.5)], "table", ""),
+        ([("chair", np.nan)], None, "NaN or infinity"),
+        ([(" ", 0.5)], None, "its name is empty"),
+    ],
+)
+def test_names_of_detections_need_a_score_and_letters(tmp_path, caplog, names, found, said):
+    box = Box3D("chair", 1.0, np.array([0.1, 0.2, 3.0]), np.array([0.5, 0.6, 0.7]), np.eye(3))
+    message = bags.PACKER.detections(bags.header(START), [box])
+    message.detections[0].results = [
+        new(
+            "vision_msgs/msg/ObjectHypothesisWithPose",
+            hypothesis=new("vision_msgs/msg/ObjectHypothesis", class_id=name, score=score),
+        )
+        for name, score in names
+    ]
+    bag = bags.write(tmp_path / "bag", [*bags.camera(STAMPS[:1]), ("/objects", START, message)])
+    boxes = opened(bag).truth(0).boxes
+    assert (boxes and boxes[0].label) == found
+    assert said in caplog.text
 
 
 def test_detections_are_true_boxes_in_the_camera_frame_only(tmp_path):

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def main() -> int:
@@ -176,7 +177,7 @@ def _add_truths(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--max-pose-gap",
-        type=float,
+        type=_above_zero,
         metavar="SECONDS",
         help="between two true poses that are interpolated (default: 0.1, or 2.5 times their interval up to 1 s)",
     )
@@ -202,6 +203,32 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _finite(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is no finite number")
+    return number
+
+
+def _above_zero(text: str) -> float:
+    number = _finite(text)
+    if number <= 0.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return number
+
+
+class _Intrinsics(argparse.Action):
+    """Four numbers, of which the focal lengths must be above 0."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if min(values[:2]) <= 0.0:
+            raise argparse.ArgumentError(self, "FX and FY must be above 0")
+        setattr(namespace, self.dest, values)
+
+
 def _share(text: str) -> float:
     try:
         share = float(text)
@@ -219,12 +246,13 @@ def _add_choices(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--intrinsics",
         nargs=4,
-        type=float,
+        type=_finite,
+        action=_Intrinsics,
         metavar=("FX", "FY", "CX", "CY"),
         help="in pixels, of a data set that does not give them",
     )
     command.add_argument(
-        "--depth-scale", type=float, metavar="UNITS", help="units per metre of depth images that do not say it"
+        "--depth-scale", type=_above_zero, metavar="UNITS", help="units per metre of depth images that do not say it"
     )
     command.add_argument("--lengths", choices=("ray", "z"), help="what the depths of labelled pixels are")
 

@@ -95,7 +95,12 @@ def _box(detection: Any) -> Box3D:
     metres = np.array([size.x, size.y, size.z])
     if not (np.isfinite(metres).all() and (metres > 0.0).all()):
         raise ValueError("its size is not above 0 in all directions")
-    best = max((result.hypothesis for result in detection.results), key=lambda h: h.score)
+    named = [result.hypothesis for result in detection.results if np.isfinite(result.hypothesis.score)]
+    if not named:
+        raise ValueError("the score of its name is NaN or infinity")
+    best = max(named, key=lambda h: h.score)
+    if not best.class_id.strip():
+        raise ValueError("its name is empty")
     return Box3D(best.class_id, best.score, T[:3, 3], metres, T[:3, :3])
 
 

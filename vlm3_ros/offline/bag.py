@@ -23,6 +23,7 @@ from vlm3_ros.offline.reader import BagReader, Series
 from vlm3_ros.offline.sources import (
     Choices,
     FrameError,
+    Recording,
     SourceError,
     Truth,
     nearest,
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 PoseAt = Callable[[int], "np.ndarray | str"]  # the pose at a stamp, or why it is not known
 
 
-class BagSource:
+class BagSource(Recording):
     """Images, CameraInfo, and as truth: depth images, /tf or poses, and detections in the camera's frame."""
 
     def __init__(self, path: Path, choices: Choices, settings: CameraConfig):
@@ -55,10 +56,8 @@ class BagSource:
     def stamps(self) -> Sequence[int]:
         return self._images.stamps
 
-    def frame(self, index: int) -> Frame:
+    def _frame(self, index: int) -> Frame:
         stamp = self.stamps[index]
-        if index and self.stamps[index - 1] == stamp:
-            raise FrameError("it has the stamp of the image before")
         message = self._images[index]
         compressed = self._bag.topics[self._topic] == topics.COMPRESSED
         try:
@@ -150,7 +149,8 @@ class BagSource:
     @cached_property
     def _objects(self) -> Series | None:
         found = self._bag.of_type(topics.OBJECTS)
-        topic = topics.only(self._bag, "true objects", "--true-objects", self._choices.true_objects, found)
+        named = self._choices.true_objects
+        topic = topics.only(self._bag, "true objects", "--true-objects", named, (topics.OBJECTS,), found)
         if topic is None:
             return None
         left_out: Counter[str] = Counter()
@@ -185,13 +185,13 @@ class BagSource:
     @cached_property
     def _transforms(self) -> poses.TransformTree:
         tree = poses.TransformTree(self._max_gap_ns)
-        for topic in self._bag.of_type("tf2_msgs/msg/TFMessage"):
+        for topic in self._bag.of_type(topics.TF):
             static = topic.endswith("tf_static")
             for _, message in self._bag.messages(topic):
                 for transform in message.transforms:
                     _add(tree, transform, static)
-        for child, parents in tree.conflicts().items():
-            log.warning("/tf gives %r other parents too, which are left out: %s", child, ", ".join(sorted(parents)))
+        for fault in tree.faults():
+            log.warning("%s", fault)
         return tree
 
     @cached_property
@@ -203,7 +203,7 @@ class BagSource:
         others = self._bag.of_type(topics.TRANSFORM, *topics.STAMPED_POSES)
         if not named and not fitting:  # goals and guesses are of these types too: two are not to stop anything
             fitting = others if len(others) == 1 else []
-        topic = topics.only(self._bag, "true poses", "--true-poses", named, fitting)
+        topic = topics.only(self._bag, "true poses", "--true-poses", named, (topics.TF, *topics.POSES), fitting)
         if topic is None:
             return lambda stamp: (
                 f"--true-poses has to say which is meant of {', '.join(others)}"
@@ -220,7 +220,12 @@ class BagSource:
         kind = self._bag.topics[topic]
         if kind not in topics.POSES:
             raise SourceError(f"{topic} is {kind}; true poses come from /tf or {', '.join(topics.POSES)}")
-        child = self._choices.pose_of or getattr(self._bag.first(topic), "child_frame_id", "")
+        named = self._choices.pose_of
+        wanted = self._bag.first(topic)  # of a topic with the poses of several frames
+        if named and not frames.same(_child(wanted), named):
+            of_named = (m for _, m in self._bag.messages(topic) if _child(m) and frames.same(_child(m), named))
+            wanted = next(of_named, wanted)
+        child = named or _child(wanted)
         if not child:
             child = self._frame_id
             log.warning(
@@ -237,9 +242,10 @@ class BagSource:
             )
         path = poses.Path(topic, self._max_gap_ns)
         for _, message in self._bag.messages(topic):
+            other = _other_frames(message, wanted)
             for stamp, T in _stamped_poses(message):
-                if isinstance(T, str):
-                    path.leave_out(Counter([T]))
+                if other or isinstance(T, str):
+                    path.leave_out(Counter([other or str(T)]))
                 else:
                     path.add(stamp, T)
 
@@ -248,6 +254,19 @@ class BagSource:
             return T if isinstance(T, str) else T @ mount
 
         return pose_at
+
+
+def _child(message: Any) -> str:
+    """What a message is the pose of; nothing where it does not say it."""
+    return str(getattr(message, "child_frame_id", ""))
+
+
+def _other_frames(message: Any, wanted: Any) -> str:
+    """Why a message of a topic of poses is not of the frames of another one; nothing where it is."""
+    parent, child = message.header.frame_id, _child(message)
+    if not frames.same(child, _child(wanted)):
+        return f"of {child!r}, not of {_child(wanted)!r}"
+    return "" if frames.same(parent, wanted.header.frame_id) else f"in {parent!r}, not in {wanted.header.frame_id!r}"
 
 
 def _stamped_poses(message: Any) -> Iterator[tuple[int, np.ndarray | str]]:

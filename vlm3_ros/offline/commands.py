@@ -186,7 +186,7 @@ def _summary(outcome: Outcome, jobs: int) -> int:
     if outcome.refused:
         refused = {Reason(name): count for name, count in outcome.refused.items()}
         print(describe(outcome.asked, refused, outcome.example), file=sys.stderr)
-    if not outcome.has_value:
+    if outcome.asked and not outcome.has_value:
         print(
             "nothing that was asked has a value: is this the right checkpoint, and its download whole?",
             file=sys.stderr,

@@ -50,7 +50,7 @@ class FolderSource(DataSet):
     def stamps(self) -> Sequence[int]:
         return made_up_stamps(len(self._order))
 
-    def frame(self, index: int) -> Frame:
+    def _frame(self, index: int) -> Frame:
         path = self._images[self._order[index]]
         return read_frame(path, self.stamps[index], self._intrinsics, self._settings)
 

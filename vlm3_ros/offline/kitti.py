@@ -37,7 +37,7 @@ class KittiSource(DataSet):
     def stamps(self) -> Sequence[int]:
         return self._stamps
 
-    def frame(self, index: int) -> Frame:
+    def _frame(self, index: int) -> Frame:
         return read_frame(self._images[index], self._stamps[index], self._intrinsics, self._settings, self._size)
 
     def truth(self, index: int) -> Truth:

@@ -45,7 +45,7 @@ class LabelledSource(DataSet):
     def stamps(self) -> Sequence[int]:
         return made_up_stamps(len(self._file))
 
-    def frame(self, index: int) -> Frame:
+    def _frame(self, index: int) -> Frame:
         labels: DepthLabels = self._labels(index)
         return labelled_frame(labels.image, labels.camera, self.stamps[index], self._settings)
 

@@ -37,6 +37,7 @@ from vlm3_ros.perception import Frame
 log = logging.getLogger(__name__)
 
 MAX_SCALE = 1e9  # units per metre: nanometres
+ROUNDED = 1e-2  # what a rigid transform may be off by
 NO_BOXES = "the manifest has no boxes"
 
 
@@ -69,7 +70,7 @@ class ManifestSource(DataSet):
     def stamps(self) -> Sequence[int]:
         return self._stamps
 
-    def frame(self, index: int) -> Frame:
+    def _frame(self, index: int) -> Frame:
         entry = self._entries[index]
         size = (entry["width"], entry["height"]) if {"width", "height"} <= entry.keys() else None
         return read_frame(self._file(entry, "rgb"), self._stamps[index], _intrinsics(entry), self._settings, size)
@@ -87,7 +88,7 @@ class ManifestSource(DataSet):
         if not entry.get("depth"):
             return "the manifest names no depth"
         scale = entry.get("depth_scale")
-        if not isinstance(scale, (int, float)) or not 0.0 < scale < MAX_SCALE:
+        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0.0 < scale < MAX_SCALE:
             return f"depth_scale must be a number above 0, not {scale!r:.80}"
         return read_depth(self._file(entry, "depth"), float(scale))
 
@@ -115,7 +116,9 @@ class _Box:
 
     def __init__(self, entry: dict[str, Any]):
         c, s = np.cos(entry["yaw_rad"]), np.sin(entry["yaw_rad"])
-        self._label = str(entry["label"])
+        self._label = str(entry["label"]).strip()
+        if entry["label"] is None or not self._label:
+            raise ValueError("its label is empty")
         self._center, self._size = (np.array(entry[name], float).reshape(3) for name in ("center_m", "size_m"))
         if not np.isfinite([c, *self._center, *self._size]).all() or (self._size <= 0.0).any():
             raise ValueError("a box must be finite and larger than nothing")
@@ -134,6 +137,11 @@ def _pose(entry: dict[str, Any]) -> np.ndarray | str:
         T = np.array(entry["T_world_cam"], float).reshape(4, 4)
         if not np.isfinite(T).all():
             return "T_world_cam holds NaN or infinity"
+        R = T[:3, :3]
+        if np.abs(T[3] - (0.0, 0.0, 0.0, 1.0)).max() > ROUNDED:
+            return "the last row of T_world_cam is not 0 0 0 1: is it transposed?"
+        if np.abs(R @ R.T - np.eye(3)).max() > ROUNDED or np.linalg.det(R) < 0.0:
+            return "the upper left 3x3 of T_world_cam is no rotation: it is scaled, sheared or mirrored"
         T[:3, :3] = Rotation.from_matrix(T[:3, :3]).as_matrix()
         return T
     except (ValueError, TypeError, OverflowError) as error:

@@ -91,12 +91,16 @@ class TransformTree:
         self._max_gap_ns = max_gap_ns
         self._static: dict[str, tuple[str, np.ndarray]] = {}  # child: (parent, T_parent_child)
         self._moving: dict[str, tuple[str, Path]] = {}
+        self._restated: set[str] = set()  # children whose static transform was given otherwise before
         self._others: dict[str, set[str]] = defaultdict(set)  # child: parents beyond the first
 
     def add(self, parent: str, child: str, stamp: int | None, T_parent_child: np.ndarray) -> None:
         """A transform; without a stamp it holds always. A second parent of a frame is left out (REP 105)."""
         parent, child = frames.bare(parent), frames.bare(child)
         if stamp is None:
+            before, T = self._static.get(child, (parent, T_parent_child))
+            if before != parent or not np.allclose(T, T_parent_child, atol=1e-6):
+                self._restated.add(child)
             self._static[child] = parent, T_parent_child
         elif (path := self._path(parent, child)) is not None:
             path.add(stamp, T_parent_child)
@@ -113,9 +117,34 @@ class TransformTree:
         self._others[child].add(parent)
         return None
 
-    def conflicts(self) -> dict[str, set[str]]:
-        """Frames with more than one parent: the parents that were left out."""
-        return dict(self._others)
+    def faults(self) -> list[str]:
+        """What does not fit together, in sentences."""
+        found = [
+            f"/tf gives {child!r} other parents too, which are left out: {', '.join(sorted(parents))}"
+            for child, parents in self._others.items()
+        ]
+        found += [
+            f"/tf_static says several things about {child!r}: the last is taken, below {self._static[child][0]!r}"
+            for child in sorted(self._restated)
+        ]
+        return found + [
+            f"/tf goes in a circle, so nothing is known through it: {' → '.join(c)}" for c in self._loops()
+        ]
+
+    def _loops(self) -> list[list[str]]:
+        """Frames that are above themselves, each circle from its first name in the alphabet."""
+        above = {child: parent for links in (self._static, self._moving) for child, (parent, _) in links.items()}
+        found, done = [], set[str]()
+        for child in sorted(above):
+            way: list[str] = []
+            frame = child
+            while frame in above and frame not in done:
+                done.add(frame)
+                way.append(frame)
+                frame = above[frame]
+            if frame in way:
+                found.append([*way[way.index(frame) :], frame])
+        return found
 
     def static(self, a: str, b: str) -> np.ndarray | None:
         """T_a_b [4, 4] by static transforms alone; None where these do not connect the two."""

@@ -38,7 +38,7 @@ class SimulatedSource(DataSet):
     def stamps(self) -> Sequence[int]:
         return self._stamps
 
-    def frame(self, index: int) -> Frame:
+    def _frame(self, index: int) -> Frame:
         view: Rendering = self._view(index)
         return Frame("", self._stamps[index], FRAME_ID, view.image, view.camera)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -71,6 +72,8 @@ class Truth:
                 found = value()
             except FrameError as error:
                 found = str(error)
+            if name == "depth" and isinstance(found, np.ndarray) and not np.isfinite(found).any():
+                found = "its depth image holds no measurement"
             if isinstance(found, str):
                 unknown[name] = found
             else:
@@ -98,7 +101,24 @@ class Source(Protocol):
         """T_base_camera [4, 4]: where the camera sits on the robot. Raises SourceError if that is not recorded."""
 
 
-class DataSet:
+class Recording(ABC):
+    """What all sources have in common: of several images with one stamp, the first is the one."""
+
+    @property
+    @abstractmethod
+    def stamps(self) -> Sequence[int]: ...
+
+    @abstractmethod
+    def _frame(self, index: int) -> Frame:
+        """As `Source.frame`."""
+
+    def frame(self, index: int) -> Frame:
+        if index and self.stamps[index - 1] == self.stamps[index]:
+            raise FrameError("it has the stamp of the image before")
+        return self._frame(index)
+
+
+class DataSet(Recording):
     """What sources that are no bags have in common."""
 
     def root(self) -> str:

@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+TF = "tf2_msgs/msg/TFMessage"
 TRANSFORM = "geometry_msgs/msg/TransformStamped"
 ODOMETRY = "nav_msgs/msg/Odometry"
 STAMPED_POSES = ("geometry_msgs/msg/PoseStamped", "geometry_msgs/msg/PoseWithCovarianceStamped", "nav_msgs/msg/Path")
@@ -25,7 +26,7 @@ OBJECTS = "vision_msgs/msg/Detection3DArray"
 def image_topic(bag: BagReader, named: str) -> str:
     """The topic with the camera's images. Raises SourceError."""
     fitting = [topic for topic in _images(bag) if not is_depth(bag, topic)]
-    chosen = only(bag, "image", "--image", named, fitting)
+    chosen = only(bag, "image", "--image", named, (IMAGE, COMPRESSED), fitting)
     if chosen is None:
         raise SourceError(
             f"{bag.path} has no topic with images{_taken_for_depth(bag)}; it has {_listed(bag, bag.topics)}"
@@ -39,7 +40,7 @@ def depth_topic(bag: BagReader, named: str, frame_id: str) -> str | None:
     fitting = [topic for topic in depth if frames.same(bag.first(topic).header.frame_id, frame_id)]
     for topic in sorted({*depth} - {*fitting, named}):
         log.warning("%s is left out: it is not registered to the images, which are in frame %r", topic, frame_id)
-    return only(bag, "depth", "--true-depth", named, fitting)
+    return only(bag, "depth", "--true-depth", named, (IMAGE, COMPRESSED), fitting)
 
 
 def info_topic(bag: BagReader, named: str, image: str, frame_id: str) -> str | None:
@@ -52,15 +53,27 @@ def info_topic(bag: BagReader, named: str, image: str, frame_id: str) -> str | N
     beside = str(base.parent / "camera_info")
     if not named and beside in infos:
         return beside
-    fitting = [topic for topic in infos if frames.same(bag.first(topic).header.frame_id, frame_id)]
-    return only(bag, "camera_info", "--camera-info", named, fitting)
+    fitting = [
+        topic for topic in _readable(bag, CAMERA_INFO) if frames.same(bag.first(topic).header.frame_id, frame_id)
+    ]
+    return only(bag, "camera_info", "--camera-info", named, (CAMERA_INFO,), fitting)
 
 
-def only(bag: BagReader, what: str, option: str, named: str, fitting: Collection[str]) -> str | None:
-    """The topic that was named or the only one that fits; None if there is none. Raises SourceError."""
+def only(
+    bag: BagReader, what: str, option: str, named: str, kinds: Collection[str], fitting: Collection[str]
+) -> str | None:
+    """The topic that was named or the only one that fits; None if there is none. Raises SourceError.
+
+    ``kinds``: the types that a named one may have.
+    """
     if named:
         if named not in bag.topics:
             raise SourceError(f"{bag.path} has no topic {named} ({option}); it has {_listed(bag, bag.topics)}")
+        if bag.topics[named] not in kinds:
+            raise SourceError(
+                f"{named} is {bag.topics[named]}; {option} takes {' or '.join(kinds)}, of which {bag.path} has "
+                f"{_listed(bag, bag.of_type(*kinds))}"
+            )
         return named
     if len(fitting) > 1:
         suggestion = max(fitting, key=lambda topic: ("color" in topic or "rgb" in topic, bag.counts[topic]))
@@ -91,9 +104,13 @@ def _taken_for_depth(bag: BagReader) -> str:
 
 
 def _images(bag: BagReader) -> list[str]:
-    """The topics with images whose first message can be read."""
+    return [*_readable(bag, IMAGE), *_readable(bag, COMPRESSED)]
+
+
+def _readable(bag: BagReader, kind: str) -> list[str]:
+    """The topics of a type of which a message can be read; of others it is said why."""
     readable = []
-    for topic in [*bag.of_type(IMAGE), *bag.of_type(COMPRESSED)]:
+    for topic in bag.of_type(kind):
         try:
             bag.first(topic)
             readable.append(topic)

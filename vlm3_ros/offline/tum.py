@@ -57,7 +57,7 @@ class TumSource(DataSet):
     def stamps(self) -> Sequence[int]:
         return self._stamps
 
-    def frame(self, index: int) -> Frame:
+    def _frame(self, index: int) -> Frame:
         stamp, name = self._images[index]
         return read_frame(self._folder / name, stamp, self._intrinsics, self._settings)
 
@@ -139,7 +139,7 @@ def _listed(path: Path) -> list[tuple[int, str]]:
             left_out.append(line)
     if left_out:
         log.warning("%s: %d lines are left out, the first is %.80r", path, len(left_out), left_out[0])
-    return sorted(found)
+    return sorted(found, key=lambda entry: entry[0])  # of one stamp, the first line stays the first
 
 
 def _lines(path: Path) -> list[str]:
