@@ -217,11 +217,12 @@ def pieces_of(folder: Path, *names: str) -> Path:
         part = bags.write(
             folder.parent / f"part_{i}",
             bags.camera([STAMPS[0] + (2 * i + k) * SECOND // 10 for k in (0, 1)]),
-            StoragePlugin.SQLITE3 if ".db3" in name else StoragePlugin.MCAP,
+            StoragePlugin.SQLITE3 if ".db3" in name.lower() else StoragePlugin.MCAP,
         )
         (file,) = part.glob("part_*.*")
         data = file.read_bytes()
-        (folder / name).write_bytes(zstd.compress(data) if name.endswith(".zstd") else data)
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(zstd.compress(data) if name.lower().endswith((".zstd", ".zst")) else data)
     return folder
 
 
@@ -232,6 +233,13 @@ def pieces_of(folder: Path, *names: str) -> Path:
         (["b_0.mcap", "b_1.mcap.zstd"], ["b_0.mcap.zstd", "b_1.mcap.zstd"], 4, ""),
         (["b_0.mcap", "b_1.mcap"], ["b_0.mcap", "b_1.mcap", "b_2.mcap"], 4, "names what is not there: b_2.mcap"),
         (["b.db3", "b.mcap"], ["b.db3"], 2, "left out: b.mcap"),
+        (["B_0.MCAP", "B_1.MCAP.ZSTD"], None, 4, "taken for one bag are B_0.MCAP, B_1.MCAP"),
+        (["B_0.MCAP", "B_1.DB3.ZST"], ["b_0.mcap", "b_1.db3.zst"], 4, ""),
+        (["b_0.mcap", "b_1.mcap"], ["C:\\bags\\b\\b_0.mcap", "b\\b_1.mcap"], 4, ""),
+        (["b/b_0.mcap", "b/b_1.mcap"], ["b/b_0.mcap", "b\\b_1.mcap"], 4, ""),
+        (["1/b.mcap", "2/b.mcap"], ["1/b.mcap", "2/b.mcap"], 4, ""),
+        (["b.mcap", "other.mcap"], "b.mcap", 2, "left out: other.mcap"),
+        (["b_0.mcap", "b_1.mcap"], {"b_0.mcap": 1}, 4, "relative_file_paths is no list"),
         (["b.mcap", "other.mcap"], ["b.mcap"], 2, "left out: other.mcap"),
         (["renamed.mcap"], ["b.mcap"], 2, "names what is not there: b.mcap"),
         (["b_0.mcap", "b_2.mcap"], None, 4, "lacks the pieces with the numbers 1"),

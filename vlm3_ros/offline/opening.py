@@ -41,7 +41,7 @@ def _opened(path: Path, choices: Choices, settings: CameraConfig) -> Source:
         return TumSource(path, choices, settings)
     if pieces.is_bag(path):
         return BagSource(path, choices, settings)
-    if path.suffix in labels.SUFFIXES:
+    if path.suffix.lower() in labels.SUFFIXES:
         return LabelledSource(path, choices, settings)
     if kitti.is_drive(path):
         return KittiSource(path, choices, settings)
@@ -71,7 +71,7 @@ def full_name(path: Path) -> str:
 def _instead(path: Path) -> str:
     """What is there instead of a recording, and what to do with it; nothing where it is nothing known."""
     if path.is_file():
-        if path.name.endswith(pieces.JOURNALS):
+        if path.name.lower().endswith(pieces.JOURNALS):
             return f"it is a part of {path.name.rpartition('-')[0]}, which has to be given, with this file beside it"
         return pieces.refusal(path)
     there = sorted(path.iterdir())

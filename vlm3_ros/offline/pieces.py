@@ -47,7 +47,7 @@ def refusal(path: Path) -> str:
 
 def is_piece(path: Path) -> bool:
     """Whether a file may be one of a bag, by its name."""
-    return unpacked(path.name).endswith(STORAGES)
+    return unpacked(path.name).lower().endswith(STORAGES)
 
 
 def is_bag(path: Path) -> bool:
@@ -62,10 +62,14 @@ def of_bag(path: Path) -> list[list[Path]]:
     if path.is_file():
         return [[path]]
     pieces: dict[str, list[Path]] = defaultdict(list)  # by name; what is not compressed comes first
-    for file in sorted(filter(Path.is_file, path.iterdir()), key=lambda f: (_order(f.name), f.name.endswith(PACKED))):
+    names = _named(path)
+    files = [*path.iterdir(), *(path / name for name in names if "/" in name)]
+    for file in sorted(filter(Path.is_file, files), key=lambda f: (_order(f.name), unpacked(f.name) != f.name)):
         if is_piece(file):
-            pieces[unpacked(file.name)].append(file)
-    named = _named(path)
+            pieces[unpacked(file.relative_to(path).as_posix())].append(file)
+    spelled = {name.lower(): name for name in pieces}  # some file systems do not tell capitals
+    named = [name if name in pieces else spelled.get(name.lower(), name) for name in map(unpacked, names)]
+    named = list(dict.fromkeys(named))
     if missing := [name for name in named if name not in pieces]:
         log.warning("%s names what is not there: %s", path / METADATA, ", ".join(missing))
     if len(missing) == len(named):  # or the files were given other names
@@ -97,12 +101,20 @@ def _named(folder: Path) -> list[str]:
     try:
         found = YAML(typ="safe", pure=True).load(read_text(path))
         names = found["rosbag2_bagfile_information"]["relative_file_paths"]
-        names = [unpacked(PurePosixPath(name).name) for name in names]
+        if not isinstance(names, (str, list)):
+            raise ValueError("relative_file_paths is no list")
+        return [_beneath(folder, name) for name in ([names] if isinstance(names, str) else names)]
     except Exception as error:  # a parser in Python, on any bytes
         why = str(error).partition("\n")[0] or type(error).__name__
         log.warning("%s cannot be used, so names decide what is a bag: %s", path, why)
         return []
-    return list(dict.fromkeys(names))
+
+
+def _beneath(folder: Path, name: str) -> str:
+    """A named file as it lies in the folder: in one below it, or else in itself, wherever it was recorded."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    inside = not path.is_absolute() and ".." not in path.parts and (folder / path).is_file()
+    return path.as_posix() if inside else path.name
 
 
 def _by_name(folder: Path, names: Sequence[str]) -> list[str]:
@@ -126,12 +138,12 @@ def _by_name(folder: Path, names: Sequence[str]) -> list[str]:
 
 def unpacked(name: str) -> str:
     """The name of a file without the suffix that says that it is compressed."""
-    return next((name[: -len(end)] for end in PACKED if name.endswith(end)), name)
+    return next((name[: -len(end)] for end in PACKED if name.lower().endswith(end)), name)
 
 
 def _group(name: str) -> tuple[str, str]:
     """What the pieces of one recording have in common: the name without their number, and the storage."""
-    return _order(name)[0], Path(name).suffix
+    return _order(name)[0], Path(name).suffix.lower()
 
 
 def _number(name: str) -> int | None:

@@ -151,7 +151,7 @@ class BagReader:
             if complaint := compression.unpack(file, target):
                 log.warning("%s is damaged: %s", file, complaint)
             return self._opened(target)
-        return Db3Reader(file) if (kind or file.suffix.lstrip(".")) == "db3" else McapReader(file)
+        return Db3Reader(file) if (kind or file.suffix.lower().lstrip(".")) == "db3" else McapReader(file)
 
 
 class Series:
