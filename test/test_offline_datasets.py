@@ -308,10 +308,10 @@ def test_vlm3_sample_of_one_image(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"depth": [1.0]}, "one depth > 0 for each pixel"),
-        ({"depth": [1.0, -1.0]}, "one depth > 0"),
-        ({"pixel_coords": [[64, 0], [0, 0]]}, "outside of the image"),
-        ({"pixel_coords": []}, "labels no pixel"),
+        ({"depth": [1.0]}, "one depth for each pixel"),
+        ({"depth": [math.inf, -1.0]}, "2 are .*without a depth above 0"),
+        ({"pixel_coords": [[64, 0], [-1, 0]]}, "outside of the image"),
+        ({"pixel_coords": [], "depth": []}, "labels no pixel"),
         ({"intrinsics": [1.0, 2.0]}, "label 2 of .*val.jsonl cannot be read"),
         ({"image": "rgb/9.png"}, "rgb/9.png cannot be read: No such file"),
         ({"intrinsics": [*INTRINSICS, 640, 480]}, "64x48"),
@@ -339,6 +339,30 @@ def test_what_is_no_label_file_is_refused(tmp_path, content, message):
     (tmp_path / "labels.jsonl").write_text(content)
     with pytest.raises(SourceError, match=message):
         opened(tmp_path / "labels.jsonl")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({"depth": [2.0, value]} for value in (-1.0, 1e300, math.inf, math.nan, None, "far", [1, 2])),
+        *({"pixel_coords": [[40, 20], pixel]} for pixel in ([64, 0], [math.nan, 0], [1], None, "here")),
+    ],
+)
+def test_one_bad_pixel_costs_itself(labels, caplog, changed):
+    depth = opened(jsonl(labels, [labelled(0, **changed)]), lengths="z").truth(0).depth
+    assert (np.isfinite(depth).sum(), depth[20, 40]) == (1, 2.0)
+    assert "1 of 2 labelled pixels are left out" in caplog.text
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"mask": 1}'])
+def test_broken_first_line_of_labels_costs_itself(labels, line):
+    renamed = labels.with_name("val.JSONL")
+    renamed.write_text(line + "\n" + labels.read_text())
+    source = opened(renamed, lengths="z")
+    assert len(source.stamps) == 4
+    with pytest.raises(FrameError, match="label 1 of"):
+        source.frame(0)
+    assert source.frame(1).image[0, 0, 0] == 0
 
 
 def test_folder_of_labels_names_them(labels):

@@ -15,8 +15,10 @@ said. Sources: facebookresearch/VLM3 (sample_data) and facebookresearch/DepthLM_
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,10 @@ from vlm3_ros.image_files import MAX_PIXELS
 from vlm3_ros.offline import pieces
 from vlm3_ros.offline.sources import FrameError, SourceError
 from vlm3_ros.tasks import Refusal, pose
+from vlm3_ros.tasks.answers import FARTHEST_M
 from vlm3_ros.tasks.pose import PoseAnswer
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = (".json", ".jsonl")
 
@@ -83,7 +88,7 @@ class LabelFile(Sequence[Labels]):
     """
 
     def __init__(self, path: Path, last: float = 1.0):
-        """Raises SourceError where the file does not begin with labels."""
+        """Raises SourceError where the file has no label that can be read."""
         if not path.is_file():
             raise SourceError(f"{path} is no label file" if path.exists() else f"{path} does not exist")
         if refusal := pieces.refusal(path):
@@ -92,17 +97,24 @@ class LabelFile(Sequence[Labels]):
         self._places: list[tuple[int, int]] = []  # first byte and length of each entry
         at = 0
         with path.open("rb") as file:
-            for part in file if path.suffix == ".jsonl" else [file.read()]:
+            for part in file if path.suffix.lower() == ".jsonl" else [file.read()]:
                 if part.strip():
                     self._places.append((at, len(part)))
                 at += len(part)
         if not self._places:
             raise SourceError(f"{path} is empty")
         self._first = int((1.0 - last) * len(self._places))
-        try:
-            self.kind = _kind(self._entry(0))
-        except FrameError as error:
-            raise SourceError(str(error)) from error
+        self.kind = self._kind()
+
+    def _kind(self) -> str:
+        """That of the first label that can be read. Raises SourceError."""
+        first: FrameError | None = None
+        for index in range(len(self)):
+            try:
+                return _kind(self._entry(index))
+            except FrameError as error:
+                first = first or error
+        raise SourceError(str(first)) from first
 
     def __len__(self) -> int:
         return len(self._places) - self._first
@@ -114,6 +126,8 @@ class LabelFile(Sequence[Labels]):
             if _kind(entry) != self.kind:
                 raise ValueError(f"labels for {_kind(entry)} among those for {self.kind}")
             return READERS[self.kind](entry, self.path.parent)
+        except FrameError as error:
+            raise FrameError(f"{self._where(index)}: {error}") from error
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise FrameError(f"{self._where(index)} cannot be read: {type(error).__name__}: {error}") from error
 
@@ -157,18 +171,20 @@ def _depth(entry: dict[str, Any], folder: Path) -> DepthLabels:
         camera = _camera({"fx": fx or fy, "fy": fy or fx, "cx": cx, "cy": cy}, size)  # as DepthLM mends zeros
         pixels, metres = entry["pixel_coords"], entry["depth"]
     image = folder / _text(entry, "image").lstrip("/")
-    labels = DepthLabels(image, camera, _pixels(pixels), np.array(metres, float).reshape(-1))
-    if len(labels.pixels) != len(labels.metres) or not (labels.metres > 0.0).all():
-        raise ValueError("there must be one depth > 0 for each pixel")
-    if ((labels.pixels < -0.5) | (labels.pixels >= np.array(camera.size) - 0.5)).any():
-        raise ValueError("a labelled pixel is outside of the image")
-    return labels
+    uv, z = _rows(pixels, 2), _rows(metres, 1)[:, 0]
+    if len(uv) != len(z):
+        raise ValueError("there must be one depth for each pixel")
+    inside = ((uv >= -0.5) & (uv < np.array(camera.size) - 0.5)).all(axis=1)  # False for NaN
+    kept = _kept(image, inside & (z > 0.0) & (z <= FARTHEST_M), "outside of the image, or without a depth above 0")
+    return DepthLabels(image, camera, uv[kept], z[kept])
 
 
 def _matching(entry: dict[str, Any], folder: Path) -> MatchLabels:
     first, second = (_size(entry[f"image_{i}_size_resized"]) for i in (1, 2))
     pixels = [[pair[f"img{i}_pixel_in_resized"] for pair in entry["correspondences"]] for i in (1, 2)]
-    return MatchLabels(_two(entry, folder), (first, second), _pixels(pixels[0]), _pixels(pixels[1]))
+    images, first_uv, uv = _two(entry, folder), _rows(pixels[0], 2), _rows(pixels[1], 2)
+    kept = _kept(images[1], np.isfinite(first_uv).all(axis=1) & np.isfinite(uv).all(axis=1), "no pairs of numbers")
+    return MatchLabels(images, (first, second), first_uv[kept], uv[kept])
 
 
 def _pose(entry: dict[str, Any], folder: Path) -> PoseLabels:
@@ -237,9 +253,22 @@ def _camera(intrinsics: dict[str, float], size: dict[str, int]) -> Camera:
     return Camera(*_size(size), *numbers)
 
 
-def _pixels(pixels: list[list[float]]) -> np.ndarray:
-    """[N, 2]. Raises ValueError."""
-    array = np.array(pixels, float).reshape(-1, 2)
-    if not len(array) or not np.isfinite(array).all():
-        raise ValueError("it labels no pixel, or one that is NaN or infinite")
-    return array
+def _rows(values: Sequence[Any], length: int) -> np.ndarray:
+    """[N, length]; a row that is not so many numbers is NaN."""
+    rows = np.full((len(values), length), np.nan)
+    for row, value in zip(rows, values, strict=True):
+        with suppress(TypeError, ValueError, OverflowError):
+            row[:] = np.array(value, float).reshape(length)
+    return rows
+
+
+def _kept(image: Path, usable: np.ndarray, why: str) -> np.ndarray:
+    """Which labelled pixels can be used [N]; others are counted, by the reason. Raises ValueError if none can."""
+    left_out = int((~usable).sum())
+    if left_out == len(usable):
+        raise ValueError(
+            f"it labels no pixel that can be used; {left_out} are {why}" if left_out else "it labels no pixel"
+        )
+    if left_out:
+        log.warning("%s: %d of %d labelled pixels are left out: %s", image, left_out, len(usable), why)
+    return usable
