@@ -75,6 +75,24 @@ def test_known_differences_are_measured(run, capsys):
     np.testing.assert_allclose([T[:3, 3] for _, T in true], [[0.0, 0.0, AHEAD_M * i] for i in range(6)])
 
 
+def test_truth_on_a_topic_of_another_type_is_refused(run, capsys):
+    for option, kind in (("--true-depth", "Image"), ("--true-objects", "Detection3DArray")):
+        assert vlm3("evaluate", run, option, "/tf") == 1
+        said = capsys.readouterr().err
+        assert f"vlm3 evaluate: /tf is tf2_msgs/msg/TFMessage; {option} takes " in said
+        assert kind in said
+
+
+def test_a_checkpoint_is_not_doubted_that_was_not_asked(tmp_path, capsys, request):
+    entries = [(topic, t, bags.image(t, camera=bags.CAMERA.resized(32, 24))) for topic, t, _ in bags.camera(STAMPS)]
+    entries[0] = bags.camera(STAMPS)[0]
+    bag = bags.write(tmp_path / "camera", entries)
+    assert vlm3("run", bag, "--out", tmp_path / "out", *settings(request.node.name)) == 1
+    said = "".join(capsys.readouterr())
+    assert "0 of 6 frames perceived" in said
+    assert "right checkpoint" not in said
+
+
 def test_a_run_that_answers_nothing_says_so_and_is_no_result(tmp_path, capsys, request):
     bag, wall = with_truth(tmp_path / "camera"), doubles.shared(request.node.name)
     wall.blind = True
