@@ -162,6 +162,15 @@ def test_folders_that_cannot_be_paired_are_refused(tmp_path, images, depths, mes
         opened(tmp_path, intrinsics=INTRINSICS)
 
 
+def test_two_images_of_one_name_are_one(tmp_path, caplog):
+    for level, name in enumerate(("0.jpg", "0.png")):
+        write_image(tmp_path / "rgb" / name, 100 * level)
+    write_depth(tmp_path / "depth" / "0.png", 1000)
+    source = opened(tmp_path, intrinsics=INTRINSICS)
+    assert (len(source.stamps), source.frame(0).image[0, 0, 0]) == (1, 0)
+    assert "0.png is left out" in caplog.text
+
+
 def test_image_without_depth_has_none(tmp_path):
     for i in range(2):
         write_image(tmp_path / "rgb" / f"{i}.png")

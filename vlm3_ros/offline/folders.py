@@ -8,6 +8,7 @@ What such folders do not say is asked for: the intrinsics, and how many units of
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ from vlm3_ros.offline.sources import (
     read_frame,
 )
 from vlm3_ros.perception import Frame
+
+log = logging.getLogger(__name__)
 
 IMAGE_FOLDERS = ("rgb", "color", "image", "images")
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -89,7 +92,10 @@ def _image_folder(folder: Path, named: str) -> str:
 
 def _files(folder: Path, may_be_empty: bool = False) -> dict[str, Path]:
     """The pictures of a folder by their names without suffix. Raises SourceError."""
-    files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES}
+    files: dict[str, Path] = {}
+    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES):
+        if files.setdefault(path.stem, path) != path:
+            log.warning("%s is left out: %s has its name too", path, files[path.stem])
     if not files and not may_be_empty:
         raise SourceError(f"{folder} holds no image ({', '.join(SUFFIXES)})")
     return files
