@@ -34,6 +34,7 @@ def recorded(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     """What the node says about a few frames, by topic."""
     folder = tmp_path_factory.mktemp("random")
     checkpoint = checkpoints.make(folder / "checkpoint", tokenizer=checkpoints.qwen3_tokenizer())
+    checkpoints.end_soon(checkpoint)
     parameters = {
         **{f"vlm.checkpoint.{task}": checkpoint for task in ("depth", "matching", "pose", "objects", "grounding")},
         "node.image_transport": "compressed",

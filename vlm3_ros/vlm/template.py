@@ -7,6 +7,7 @@ A template proposes the tokens that come next in an answer; the model's own logi
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,12 +70,13 @@ class Template:
 
     parts: tuple[Text | Slot, ...]
     numbers: Digits
-    is_whole: bool = True  # it goes to the end of the answers it was learned from, not only up to where they differ
+    says_much: bool = True  # it goes at least halfway through the answers it was learned from
 
     @classmethod
     def learn(cls, answers: Sequence[Sequence[int]], numbers: Digits) -> Template:
         """From the tokens of greedy answers to the same kind of question; a few that differ are left out."""
         left = [_split(answer, numbers) for answer in answers]
+        length = statistics.median(map(len, left))
         enough = math.ceil(AGREE * len(left))
         parts: list[Text | Slot] = []
         slots: list[int] = []  # where numbers are among the parts
@@ -93,7 +95,7 @@ class Template:
                 if count >= enough:
                     left = [answer for answer in left if answer[here] == commonest]
                 parts.append(Text(commonest, is_fixed=count >= enough))
-        return cls(tuple(parts), numbers, is_whole=not left)
+        return cls(tuple(parts), numbers, says_much=2 * len(parts) >= length)
 
     def plan(self, answer: Sequence[int]) -> Plan | None:
         """What comes next in an ``answer`` of which these tokens are known; None where it is not of this form."""
@@ -177,10 +179,10 @@ class Learner:
     def count(self, tried: int, failed: int) -> None:
         """How many answers the template was tried on, and for how many its text was wrong somewhere."""
         self._tried, self._failed = self._tried + tried, self._failed + failed
-        is_whole = self.template is not None and self.template.is_whole
-        if self._tried < (4 * PLENTY if is_whole else self._patience):
+        says_much = self.template is not None and self.template.says_much
+        if self._tried < (4 * PLENTY if says_much else self._patience):
             return
-        if 2 * self._failed > self._tried or not is_whole:
+        if 2 * self._failed > self._tried or not says_much:
             self._samples, self.template = [], None
             self._patience *= 2
         self._tried = self._failed = 0
