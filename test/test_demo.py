@@ -51,7 +51,7 @@ def decoded(jpeg: bytes) -> np.ndarray:
 @pytest.mark.slow
 def test_demo_ends_by_itself_with_a_picture_and_true_values(tmp_path: Path):
     out = tmp_path / "demo.png"
-    arguments = ["--model", TRUTH, "--frames", 4, "--out", out, "--live", 0]
+    arguments = ["--model", TRUTH, "--frames", 6, "--out", out, "--live", 0]
     with ros.Process(CLI, "demo", *arguments) as demo:
         demo.wait_for("live: http://127.0.0.1:", 120.0)
         address = re.search(r"live: (\S+)", demo.output)[1]
@@ -61,14 +61,13 @@ def test_demo_ends_by_itself_with_a_picture_and_true_values(tmp_path: Path):
     assert shown.shape == (900, 1440, 3)
     assert len(np.unique(shown[:360, :480].reshape(-1, 3), axis=0)) > 1000  # a real image in the first panel
     assert f"answers by: {TRUTH}" in demo.output
-    assert "frames: 4, 4 with a pose, 4 with a list of boxes" in demo.output
+    assert "frames: 6, 6 with a pose, 6 with a list of boxes" in demo.output
     values = re.search(r"depth: delta1 ([\d.]+), AbsRel ([\d.]+)", demo.output)
     assert float(values[1]) > 0.95
     assert float(values[2]) < 0.05
     walked, error = re.search(r"path: ([\d.]+) m, 100% of the poses known\s+ATE ([\d.]+) m", demo.output).groups()
-    assert float(walked) == pytest.approx(
-        3 * 0.15, abs=0.16
-    )  # the walk waits for the node (the first may show twice)
+    # 0.15 m a frame; on a busy machine the first is sent again, up to three times.
+    assert 2 * 0.15 - 0.01 <= float(walked) <= 5 * 0.15 + 0.01
     assert float(error) < 0.05
     assert re.search(r"objects: AP25 0\.[3-9]\d*, median 3D IoU 0\.[3-9]", demo.output), demo.output
 
