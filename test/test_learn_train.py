@@ -32,7 +32,7 @@ from vlm3_ros.vlm.engine import Engine
 from vlm3_ros.vlm.loading import load
 
 pytest.importorskip("peft", reason="training needs peft: pip install vlm3_ros[train]")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]  # each trains several times
 
 RECIPE = {
     "looks": 2,
